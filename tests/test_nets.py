@@ -1,0 +1,272 @@
+"Blocks, generators, discriminators, segmentors: published sizes, exact rewrites, refusals (chapters 20 to 23)."
+import copy, itertools
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+from xmodseg.blocks import (ChannelLayerNorm, ConvBlock, Head, NormAct, ResBlock, UpBlock, fold_kernel, init_kaiming, init_normal, make_act,
+    make_norm, need_size, row_conv, slice_conv, up_conv, up_conv_folded)
+from xmodseg.core import XModSegError, count_params
+from xmodseg.discriminators import PatchD, receptive_field
+from xmodseg.generators import ArtifactEncoder, ContentEncoder, Decoder, ResnetGenerator
+from xmodseg.segmentors import UNet
+
+@pytest.fixture(autouse=True)
+def _one_thread_one_seed():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1); torch.manual_seed(0)
+    yield
+    torch.set_num_threads(n)
+
+def plain_conv(x, w, b=None):
+    return (F.conv2d if w.ndim == 4 else F.conv3d)(F.pad(x, [w.shape[-1]//2]*2*(w.ndim - 2), 'reflect'), w, b)
+
+def same_with_gradients(f, g, *args, tol=1e-11):
+    args = [a.requires_grad_() for a in args]
+    y, z = f(*args), g(*args)
+    assert y.shape == z.shape
+    assert_close(y, z, atol=tol, rtol=0)
+    up = torch.randn_like(y)
+    for p, q in zip(torch.autograd.grad(y, args, up), torch.autograd.grad(z, args, up)): assert_close(p, q, atol=10*tol, rtol=0)
+
+# ---- blocks
+
+@pytest.mark.parametrize('k,dim', list(itertools.product((1, 3, 5, 7, 9), (2, 3))))
+def test_folded_doubling_is_the_same_function(k, dim):
+    if k == 9 and dim == 3: pytest.skip('large and no new case')
+    x, w, b = torch.randn(2, 3, *(4, 5, 6)[:dim]), torch.randn(4, 3, *[k]*dim), torch.randn(4)
+    same_with_gradients(up_conv, up_conv_folded, x.double(), w.double(), b.double())
+
+def test_folded_doubling_in_single_precision():
+    x, w = torch.randn(1, 32, 16, 16), torch.randn(8, 32, 5, 5)/28
+    assert_close(up_conv(x, w), up_conv_folded(x, w), atol=1e-5, rtol=0)
+
+def test_folded_kernel_by_hand_and_swapped_places_are_seen():
+    w = torch.zeros(1, 1, 3, 3); w[0,0,1] = torch.tensor([1., 2., 3.])
+    small = fold_kernel(w)
+    assert small[:2,0].sum(1).tolist() == [[1, 5], [3, 3]]
+    x = torch.randn(1, 1, 6, 6)
+    w5 = torch.randn(1, 1, 5, 5)
+    swapped = F.pixel_shuffle(F.conv2d(F.pad(x, [1]*4, 'replicate'), fold_kernel(w5).flip(0)), 2)
+    assert (swapped - up_conv(x, w5)).abs().max() > .1
+
+def test_doubling_keeps_flat_flat_where_a_transposed_convolution_does_not():
+    w = torch.rand(1, 1, 3, 3)
+    x = torch.full((1, 1, 8, 8), .3)
+    assert up_conv_folded(x, w).std() < 1e-6
+    assert F.conv_transpose2d(x, w, stride=2)[..., 4:-4, 4:-4].std() > .05
+
+def test_folding_changes_no_checkpoint_and_survives_inference_mode_and_autocast():
+    f, g = UpBlock(4, 2, k=9), UpBlock(4, 2, k=9, fold=False)
+    assert {k: v.shape for k, v in f.state_dict().items()} == {k: v.shape for k, v in g.state_dict().items()}
+    g.load_state_dict(f.state_dict())
+    x = torch.randn(1, 4, 8, 8)
+    with torch.inference_mode(): f(x)
+    f(x).sum().backward()
+    assert f.conv.weight.grad.abs().sum() > 0
+    assert_close(f(x), g(x), atol=1e-5, rtol=0)
+    with torch.autocast('cpu', torch.bfloat16): assert (f(x).float() - g(x).float()).abs().max() < .05
+    assert fold_kernel(f.conv.weight).dtype == torch.float32
+
+def test_folded_kernel_is_added_in_full_precision_under_autocast():
+    w = torch.randn(2, 2, 5, 5)
+    with torch.autocast('cpu', torch.bfloat16): small = fold_kernel(w)
+    assert_close(small, fold_kernel(w), atol=0, rtol=0)
+
+@pytest.mark.parametrize('dim', (2, 3))
+def test_row_and_slice_convolutions_equal_the_plain_one(dim):
+    x, w, b = torch.randn(2, 3, *(7, 8, 6)[:dim]), torch.randn(2, 3, *[5]*dim), torch.randn(2)
+    same_with_gradients(plain_conv, row_conv, x.double(), w.double(), b.double())
+    if dim == 3: same_with_gradients(plain_conv, slice_conv, x.double(), w.double(), b.double())
+
+def test_layer_norm_is_over_channels_and_space_and_finite_on_flat_input():
+    ln, x = ChannelLayerNorm(3), torch.randn(2, 3, 5, 4)*3 + 1
+    assert 0 <= ln.weight.min() and ln.weight.max() <= 1 and ln.bias.abs().max() == 0
+    want = (x - x.mean((1, 2, 3), keepdim=True))/x.var((1, 2, 3), correction=0, keepdim=True).add(1e-5).sqrt()*ln.weight.view(1, 3, 1, 1)
+    assert_close(ln(x), want, atol=1e-5, rtol=0)
+    flat = torch.full((1, 3, 4, 4), .7, requires_grad=True)
+    assert torch.isfinite(torch.autograd.grad(ln(flat).sum(), flat)[0]).all()
+
+def test_residual_block_passes_its_input_when_silent():
+    f, x = ResBlock(4, norm=None), torch.randn(1, 4, 6, 6)
+    for p in f.parameters(): nn.init.zeros_(p)
+    assert torch.equal(f(x), x)
+
+class Steered(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.look, self.gain, self.offset = nn.Conv2d(1, 128, 3, padding=1), nn.Conv2d(128, c, 3, padding=1), nn.Conv2d(128, c, 3, padding=1)
+    def forward(self, x, m):
+        h = self.look(F.interpolate(m, size=x.shape[2:])).relu()
+        return F.instance_norm(x)*(1 + self.gain(h)) + self.offset(h)
+
+def test_a_norm_with_two_arguments_gets_the_mask_and_refuses_to_go_without():
+    f = NormAct(2, Steered)
+    assert f.wants_m and not NormAct(2, nn.BatchNorm2d).wants_m
+    with pytest.raises(XModSegError, match='mask'): f(torch.randn(1, 2, 4, 4))
+    x, m = torch.randn(1, 2, 4, 4), torch.rand(1, 1, 8, 8, requires_grad=True)
+    assert torch.autograd.grad(f(x, m).sum(), m)[0].abs().sum() > 0
+
+def test_conv_block_in_3d_is_the_plain_convolution_on_both_ways():
+    f = ConvBlock(3, 5, norm=None, act=None, dim=3)
+    for x in (torch.randn(1, 3, 5, 6, 7), torch.randn(2, 3, 5, 6, 7)): assert_close(f(x), plain_conv(x, f.conv.weight, f.conv.bias), atol=1e-5, rtol=1e-4)
+
+def test_head_pads_by_mirror_and_ends_in_its_range():
+    f, x = Head(3, norm='layer'), torch.randn(1, 3, 9, 8)
+    assert_close(f(x), torch.tanh(plain_conv(F.leaky_relu(f.start.norm(x), .2), f.conv.weight, f.conv.bias)), atol=1e-6, rtol=1e-5)
+    assert 0 < Head(3, act_out='sigmoid')(x).min()
+
+def test_first_weights():
+    f = init_normal(nn.Conv2d(64, 64, 3), .02)
+    assert abs(f.weight.std().item() - .02) < 1e-3 and f.bias.abs().max() == 0
+    g = init_kaiming(nn.Conv2d(64, 64, 3))
+    assert abs(g.weight.std().item() - (2/576)**.5) < 2e-3 and g.bias.abs().max() == 0
+
+@pytest.mark.parametrize('call,match', [
+    (lambda: need_size(torch.zeros(32, 32), 'net'), 'None,None'), (lambda: need_size(torch.zeros(1, 2, 32, 32), 'net'), 'channels'),
+    (lambda: need_size(torch.zeros(1, 1, 33, 4), 'net', multiple=4, least=8), r'pad to \(36, 8\)'), (lambda: make_norm('group', 2), 'instance'),
+    (lambda: make_norm(nn.BatchNorm2d(3), 3), 'callable'), (lambda: make_act('gelu'), 'lrelu'), (lambda: UpBlock(2, 2, k=4), 'odd'),
+    (lambda: ConvBlock(1, 1, dim=4), '2 or 3')])
+def test_blocks_refuse(call, match):
+    with pytest.raises(XModSegError, match=match): call()
+
+# ---- generators
+
+def test_SADN_E1_encoders_have_the_published_size_and_no_dead_weight():
+    assert count_params(ContentEncoder()) == 5_379_584
+    assert count_params(ArtifactEncoder()) == 5_379_584 - 8*(9*256*256 + 256)
+    for n_res in (0, 1):
+        A, x = ArtifactEncoder(4, n_res), torch.randn(1, 1, 16, 24)
+        maps = A(x)
+        assert [tuple(f.shape[1:]) for f in maps] == [(16, 4, 6), (8, 8, 12), (4, 16, 24)]
+        sum((f*torch.randn_like(f)).sum() for f in maps).backward()
+        assert all(p.grad.abs().sum() > 0 for n, p in A.named_parameters() if n.endswith('weight'))
+
+def test_SADN_E1_content_ignores_contrast_and_offset():
+    E, x = ContentEncoder(4, 1), torch.randn(1, 1, 32, 32)
+    assert_close(E(2*x + 1), E(x), atol=5e-3, rtol=0)
+    assert (E(-x) - E(x)).abs().max() > .1
+
+def test_SADN_E2_E3_decoders_have_the_published_sizes():
+    assert count_params(Decoder(fuse=True)) == 5_920_833
+    assert count_params(Decoder(act_out='sigmoid')) == 5_748_353
+    assert count_params(Decoder(norm_res=Steered, norm_up=Steered, norm_out=Steered)) == 11_075_073
+
+def test_SADN_E2_artifact_code_reaches_the_image_from_every_map():
+    E, A, G, x = ContentEncoder(4, 1), ArtifactEncoder(4), Decoder(4, 1, fuse=True), torch.randn(1, 1, 16, 16)
+    c, a = E(x).detach(), [f.detach().requires_grad_() for f in A(x)]
+    y = G(c, a)
+    assert y.shape == x.shape and y.abs().max() <= 1
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(y.square().sum(), a))
+
+def test_SADN_E3_mask_steers_the_decoder_and_gets_gradient():
+    G = Decoder(4, 1, norm_res=Steered, norm_up=Steered, norm_out=Steered)
+    c, m = torch.randn(1, 16, 4, 4), torch.rand(1, 1, 16, 16, requires_grad=True)
+    assert torch.autograd.grad(G(c, m=m).square().sum(), m)[0].abs().sum() > 0
+
+def test_decoder_is_the_same_with_and_without_folding():
+    G, c = Decoder(8, 2), torch.randn(1, 32, 8, 8)
+    H = Decoder(8, 2, fold=False); H.load_state_dict(G.state_dict())
+    assert_close(G(c), H(c), atol=1e-5, rtol=0)
+
+def test_residual_generator_counts_twenty_convolutions():
+    G = ResnetGenerator(64, 7)
+    assert sum(isinstance(f, nn.Conv2d) for f in G.modules()) == 20 and count_params(G) == 9_005_313
+    assert abs(G.net[3].a.conv.weight.std().item() - .02) < 1e-3
+    y = ResnetGenerator(4, 2, c_in=2, c_out=3)(torch.randn(1, 2, 16, 20))
+    assert y.shape == (1, 3, 16, 20) and y.abs().max() <= 1
+    assert ResnetGenerator(4, 1, dim=3)(torch.randn(1, 1, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
+
+@pytest.mark.parametrize('call,match', [
+    (lambda: ContentEncoder(4)(torch.zeros(1, 1, 30, 32)), r'pad to \(32, 32\)'), (lambda: ArtifactEncoder(4)(torch.zeros(1, 1, 4, 4)), 'ArtifactEncoder'),
+    (lambda: ResnetGenerator(4, 1)(torch.zeros(1, 1, 32, 31)), r'pad to \(32, 32\)'), (lambda: Decoder(4, 1)(torch.zeros(1, 8, 4, 4)), 'channels'),
+    (lambda: Decoder(4, 1, fuse=True)(torch.zeros(1, 16, 4, 4)), 'fuse=True'), (lambda: Decoder(4, 1)(torch.zeros(1, 16, 4, 4), [0, 0, 0]), 'fuse=True'),
+    (lambda: Decoder(4, 1)(torch.zeros(1, 16, 4, 4), m=torch.zeros(1, 1, 16, 16)), 'mask'),
+    (lambda: Decoder(4, 1, norm_up=Steered)(torch.zeros(1, 16, 4, 4)), 'mask')])
+def test_generators_refuse(call, match):
+    with pytest.raises(XModSegError, match=match): call()
+
+# ---- discriminators
+
+def test_patch_discriminator_has_the_published_sizes():
+    assert [count_params(PatchD(n)) for n in (3, 2)] == [2_762_689, 660_929]
+    assert count_params(PatchD(3, c_in=5)) == 2_766_785
+    assert [tuple(PatchD(n, 2)(torch.zeros(1, 1, 256, 256)).shape) for n in (3, 2)] == [(1, 1, 30, 30), (1, 1, 62, 62)]
+    assert [count_params(PatchD(3, dim=3)), count_params(PatchD(2, 32, dim=3))] == [11_047_873, 665_825]
+
+@pytest.mark.parametrize('n,flat,r', [(1, 1, 16), (2, 1, 34), (3, 1, 70), (2, 2, 46)])
+def test_receptive_field_measured_by_gradients(n, flat, r):
+    assert receptive_field(n, flat) == r
+    x, D = torch.randn(1, 1, 128, 128, requires_grad=True), PatchD(n, 4, norm=None, flat=flat)
+    y = D(x)
+    g = torch.autograd.grad(y[0,0,y.shape[2]//2,y.shape[3]//2], x)[0][0,0]
+    i, j = g.nonzero().T
+    assert (i.max() - i.min() + 1, j.max() - j.min() + 1) == (r, r)
+
+def test_instance_norm_looks_beyond_the_window():
+    x, D = torch.randn(1, 1, 96, 96, requires_grad=True), PatchD(2, 4)
+    assert (torch.autograd.grad(D(x)[0,0,10,10], x)[0][0,0] != 0).float().mean() > .95
+
+def test_patch_discriminator_gives_logits_first_layer_without_norm():
+    D = PatchD(2, 8)
+    assert D.net[1].norm is None and isinstance(D.net[3].norm, nn.InstanceNorm2d)
+    assert (D(5*torch.randn(1, 1, 32, 32)) < 0).any() or (D(5*torch.randn(1, 1, 32, 32)) > 1).any()
+    assert D.net[1].act.negative_slope == .2
+
+def test_width_stops_at_eight_times_the_first():
+    assert [f.out_channels for f in PatchD(5, 2).net if isinstance(f, nn.Conv2d)] == [2, 4, 8, 16, 16, 16, 1]
+
+def test_spectral_norm_bounds_every_layer():
+    D = PatchD(2, 4, norm=None, flat=2, spectral=True, dim=3)
+    for _ in range(30): D(torch.randn(1, 1, 16, 16, 16))
+    D.eval()
+    for f in D.net[::2]: assert torch.linalg.matrix_norm(f.weight.flatten(1), 2) < 1.1
+
+@pytest.mark.parametrize('n', (1, 2, 3))
+def test_patch_discriminator_refuses_below_its_least_size_and_works_at_it(n):
+    D = PatchD(n, 2)
+    assert D.least == 3*2**n and D(torch.randn(1, 1, D.least, D.least)).shape == (1, 1, 1, 1)
+    with pytest.raises(XModSegError, match=f'pad to \\({D.least}, {D.least}\\)'): D(torch.zeros(1, 1, D.least, D.least - 1))
+
+# ---- segmentors
+
+def test_SADN_E4_E5_unet_has_the_published_sizes():
+    assert [count_params(UNet(b)) for b in (32, 64)] == [8_629_921, 34_512_193]
+    assert count_params(UNet(16, 4, c_out=6, dim=3, norm=None)) == 1_604_934
+
+def test_SADN_E4_E5_unet_gives_probabilities_and_logits():
+    U, x = UNet(2, 4), torch.randn(2, 1, 16, 32)
+    y = U(x)
+    assert y.shape == x.shape and 0 < y.min() and y.max() < 1
+    assert_close(y, U(x, logits=True).sigmoid())
+    M = UNet(2, 3, c_out=3, dim=3)
+    assert_close(M(torch.randn(1, 1, 8, 8, 8)).sum(1), torch.ones(1, 8, 8, 8))
+
+def test_every_skip_reaches_the_output():
+    U, x = UNet(2, 4), torch.randn(1, 1, 32, 32)
+    e = U.encode(x)
+    y = U.classify(U.decode(e)[-1])
+    for k in range(4): assert (U.classify(U.decode([f*(i != k) for i, f in enumerate(e)])[-1]) - y).abs().max() > 1e-4
+
+def test_features_are_numbered_from_both_ends():
+    f = UNet(2).features(torch.randn(1, 1, 32, 48))
+    assert len(f) == 9
+    assert [tuple(f[k-1].shape) for k in (1, 5)] == [(1, 2, 32, 48), (1, 32, 2, 3)]
+    assert all(f[-k].shape == f[k-1].shape and f[-k] is not f[k-1] for k in (1, 2, 3, 4))
+
+def test_unet_all_weights_are_used_and_folding_changes_nothing():
+    U, x = UNet(2, 4), torch.randn(1, 1, 32, 32)
+    U(x, logits=True).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for n, p in U.named_parameters() if n.endswith('weight'))
+    V = UNet(2, 4, fold=False); V.load_state_dict(U.state_dict())
+    assert_close(U(x), V(x), atol=1e-5, rtol=0)
+
+def test_unet_in_double_precision_and_copied():
+    U = copy.deepcopy(UNet(2, 3)).double()
+    assert U(torch.randn(1, 1, 8, 8).double()).dtype == torch.float64
+
+@pytest.mark.parametrize('call,match', [
+    (lambda: UNet(2)(torch.zeros(1, 1, 40, 56)), r'pad to \(48, 64\)'), (lambda: UNet(2)(torch.zeros(1, 1, 16, 16)), r'pad to \(32, 32\)'),
+    (lambda: UNet(2)(torch.zeros(1, 2, 32, 32)), 'channels'), (lambda: UNet(2, dim=3)(torch.zeros(1, 1, 32, 32)), '3D')])
+def test_unet_refuses(call, match):
+    with pytest.raises(XModSegError, match=match): call()

@@ -1,0 +1,89 @@
+"Overlap, distance and artifact losses by hand, by gradient, and with the grids they must refuse."
+import pytest, torch
+from torch.testing import assert_close
+from xmodseg.core import XModSegError
+from xmodseg.shape import artifact_consistency, dice_loss, l1
+
+near = lambda a, b, tol=1e-6: assert_close(a, torch.tensor(b, dtype=a.dtype), atol=tol, rtol=0)
+rand = lambda *s, seed=0: torch.rand(*s, generator=torch.Generator().manual_seed(seed))
+
+def test_SADN_E8_l1_is_the_mean():
+    near(l1(torch.tensor([[1., -2], [0, 4]]), torch.tensor([[3., 2], [0, 3]])), 7/4)
+    a, b = rand(2, 1, 8, 8), rand(2, 1, 8, 8, seed=1)
+    near(l1(a, a), 0.); assert l1(a, b) == l1(b, a); assert_close(l1(a.repeat(2, 1, 2, 2), b.repeat(2, 1, 2, 2)), l1(a, b))
+
+def test_SADN_E9_l1_gradient():
+    a, b = rand(1, 1, 4, 4).requires_grad_(), rand(1, 1, 4, 4, seed=1)
+    g, = torch.autograd.grad(l1(a, b), a); assert_close(g, (a - b).sign().detach()/16)
+
+def test_SADN_E12_l1_half_precision():
+    a = rand(1, 1, 64, 64).bfloat16(); b = rand(1, 1, 64, 64, seed=1).bfloat16()
+    assert l1(a, b).dtype == torch.float32 and l1(a, b) == l1(a.float(), b.float())
+    with torch.autocast('cpu', torch.bfloat16): assert l1(a, b).dtype == torch.float32
+
+@pytest.mark.parametrize('shape', [(2, 1, 4, 1), (1, 1, 4, 4), (2, 1, 4), (2, 1, 4, 5)])
+def test_SADN_E13_grids_that_would_broadcast_are_refused(shape):
+    x = torch.zeros(2, 1, 4, 4)
+    for f in (l1, dice_loss):
+        with pytest.raises(XModSegError, match='one grid'): f(x, torch.zeros(shape))
+    with pytest.raises(XModSegError, match='one grid'): artifact_consistency(x, x, x, torch.zeros(shape))
+
+y = torch.zeros(1, 1, 4, 4); y[..., 0] = 1
+
+def test_SADN_E10_dice_by_hand():
+    near(dice_loss(y, y), 0.); near(dice_loss(1 - y, y), 1.); near(dice_loss(torch.full_like(y, .5), y), 2/3)
+    p = torch.zeros_like(y); p[0, 0, 0, 0] = p[0, 0, 1, 0] = p[0, 0, 2, 2] = 1
+    near(dice_loss(p, y), 1 - 4/7); near(dice_loss(p, y > 0), 1 - 4/7); near(dice_loss(p, y.long()), 1 - 4/7)
+
+def test_SADN_E10_dice_per_sample_and_channel_then_mean():
+    p, q = rand(3, 2, 8, 8), (rand(3, 2, 8, 8, seed=1) > torch.linspace(.1, .9, 6).view(3, 2, 1, 1)).float()
+    each = [dice_loss(p[i:i+1, j:j+1], q[i:i+1, j:j+1]) for i in range(3) for j in range(2)]
+    assert_close(dice_loss(p, q), torch.stack(each).mean())
+    pooled = 1 - 2*(p*q).sum()/(p + q).sum()
+    assert (dice_loss(p, q) - pooled).abs() > .01
+
+def test_SADN_E11_dice_gradient_in_closed_form():
+    p, q = rand(1, 1, 8, 8).double().requires_grad_(), (rand(1, 1, 8, 8, seed=1) > .7).double()
+    g, = torch.autograd.grad(dice_loss(p, q), p); I, U = (p*q).sum(), (p + q).sum()
+    assert_close(g, (-2*(q*U - I)/U**2).detach(), atol=1e-6, rtol=0)
+    assert (g[q > 0] < 0).all() and (g[q == 0] > 0).all()
+    assert torch.autograd.gradcheck(lambda t: dice_loss(t, q), (p,))
+
+def test_SADN_E10_empty_masks_are_finite_and_pull_on_nothing():
+    none = torch.zeros(2, 1, 4, 4)
+    for p in (none, none + .3, none + 1):
+        p = p.clone().requires_grad_(); loss = dice_loss(p, none); near(loss, 1.)
+        assert (torch.autograd.grad(loss, p)[0] == 0).all()
+    p = torch.zeros_like(y).requires_grad_()                                  # an empty answer to a real organ is pulled up
+    g, = torch.autograd.grad(dice_loss(p, y), p); assert (g[y > 0] < -.4).all() and (g[y == 0] == 0).all()
+
+def test_SADN_E11_dice_works_in_float32_under_autocast():
+    p, q = rand(1, 1, 128, 128), (rand(1, 1, 128, 128, seed=1) > .5).float()
+    with torch.autocast('cpu', torch.bfloat16): low = dice_loss(p.bfloat16(), q.bfloat16())
+    assert low.dtype == torch.float32 and (low - dice_loss(p, q)).abs() < 1e-4
+    assert dice_loss(p.half(), q.half()).isfinite()                           # float16 would be coarse at sums of 10^4 pixels
+
+def test_SADN_E10_dice_volumes():
+    v = rand(1, 1, 4, 4, 4).round(); near(dice_loss(v, v), 0.)
+
+x_h, x, a = (rand(1, 1, 16, 16, seed=s)*2 - 1 for s in range(3))
+
+def test_SADN_E7_zero_for_perfect_additive_artifact():
+    near(artifact_consistency(x + a, x, x_h + a, x_h), 0.)
+
+def test_SADN_E7_as_printed_fines_a_perfect_model():
+    assert_close(artifact_consistency(x + a, x, x_h + a, x_h, sign='as_printed'), 2*a.abs().mean())
+    near(artifact_consistency(x + a, x, x_h - a, x_h, sign='as_printed'), 0.)
+
+@pytest.mark.parametrize('al,be', [(1, 0), (0, 1), (.5, 2), (0, 0)])
+def test_SADN_E7_is_the_difference_of_shares(al, be):
+    assert_close(artifact_consistency(x + a, x + a - al*a, x_h + be*a, x_h), abs(al - be)*a.abs().mean(), atol=1e-6, rtol=1e-5)
+
+def test_SADN_E7_gradients_point_away_from_the_artifact():
+    q, h = (x + a).requires_grad_(), x_h.clone().requires_grad_()
+    g, k = torch.autograd.grad(artifact_consistency(x + a, q, h + a, x_h), (q, h))
+    assert_close(g.sign(), a.sign())                                          # descending lowers x_lh where the artifact is bright
+    assert_close(k, g)                                                        # and the two images are moved alike
+
+def test_SADN_E7_refuses_another_sign():
+    with pytest.raises(XModSegError, match="'corrected' or 'as_printed'"): artifact_consistency(x, x, x, x, sign=-1)
