@@ -14,7 +14,7 @@ from tree import root
 dead = 'http://127.0.0.1:9'     # a proxy that nobody answers: a download fails at once instead of working on one machine only
 offline = dict(http_proxy=dead, https_proxy=dead, HTTP_PROXY=dead, HTTPS_PROXY=dead, ALL_PROXY=dead, all_proxy=dead,
                no_proxy='127.0.0.1,localhost', NO_PROXY='127.0.0.1,localhost', HF_HUB_OFFLINE='1')
-quiet = dict(PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS='ignore::DeprecationWarning', MPLBACKEND='agg')
+quiet = dict(JUPYTER_PREFER_ENV_PATH='1', PYDEVD_DISABLE_FILE_VALIDATION='1', PYTHONWARNINGS='ignore::DeprecationWarning', MPLBACKEND='agg')
 one_thread = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')   # two workers, two cores
 
 class Failed(Exception): pass

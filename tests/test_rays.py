@@ -53,6 +53,13 @@ def test_RAYS_E2_near_source_still_right():
     r = reconstruct(project(d[None], n), n)[0]
     close(float(r[disc(n, 9., 50., 30.) == 1].mean()), 1., atol=.03, rtol=0)
 
+def test_RAYS_E2_oblique_rays_are_weighed():
+    n = Fan((64, 64), (3., 3.), views=120, source=150.)                  # rays up to 36 degrees off
+    r = reconstruct(project(disc(n, 80.)[None], n), n)[0]
+    ring = (disc(n, 72.) == 1) & (disc(n, 62.) == 0)
+    close(r[ring].mean(), r[30:34, 30:34].mean(), atol=.01, rtol=0)
+    close(float(r[30:34, 30:34].mean()), 1., atol=.01, rtol=0)
+
 def test_RAYS_E2_weight_of_one_view():
     s = torch.zeros(1, g.views, g.bins); s[0, 0] = 1
     b = backproject(s, g)[0]
@@ -80,9 +87,9 @@ def test_RAYS_E4_ball_and_middle_plane():
     close(float(backproject_cone(torch.ones(3, 12, c.bins), c, 4.)[1, 19:21, 19:21].mean()), math.pi, atol=.05, rtol=0)
 
 def test_RAYS_E4_heights_are_magnified():
-    c = Fan((40, 40), (4., 4.), views=4, source=400.)
+    c = Fan((40, 40), (4., 4.), views=8, source=400.)
     a = torch.zeros(25, 40, 40); a[18, 30, 20] = 1                       # at z = 24, 42 mm towards the source of view 0
-    p = project_cone(a, c, 4.)[:, [0, 2]]                                # seen from near and from far
+    p = project_cone(a, c, 4.)[:, [0, 4]]                                # seen from near and from far
     z = (torch.arange(25) - 12.)*4
     high = (p.sum(-1)*z[:, None]).sum(0)/p.sum((0, 2))
     close(high, 24/torch.tensor([1 - 42/400, 1 + 42/400]), atol=.4, rtol=0)
