@@ -31,7 +31,7 @@ class Lab:
         for plugin, values in settings.items():
             package, name = plugin.split(':')
             (tmp/'settings'/package).mkdir(parents=True, exist_ok=True)
-            (tmp/'settings'/package/f'{name}.jupyterlab-settings').write_text(json.dumps(values))
+            (tmp/'settings'/package/f'{name}.jupyterlab-settings').write_text(json.dumps(values), encoding='utf-8')
         with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
         self.url, self.log = f'http://127.0.0.1:{port}', open(tmp/'lab.log', 'w+')
         env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(tmp/'config'), 'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'),
@@ -163,7 +163,7 @@ def visit(lab, browser, folder, name, limit):
               (', '.join(f'{l} {"no change" if s is None else f"{s:.2f} s"}' for l, s in found) or 'none'), flush=True)
         if not found: faults.append('no slider found')
         faults += [f'slider {l!r} leaves its picture as it was' for l, s in found if s is None]
-        cells = json.loads((folder/'nbs'/f'{name}.ipynb').read_text())['cells']
+        cells = json.loads((folder/'nbs'/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
         faults += [f'cell error: {o["ename"]}: {o["evalue"]}' for c in cells for o in c.get('outputs', []) if o['output_type'] == 'error']
         shown = page.locator('.jp-OutputArea-output:has-text("Traceback (most recent call last)")')
         faults += [f'traceback on the page: {t[-300:]}' for t in shown.all_text_contents()]

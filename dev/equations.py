@@ -48,14 +48,14 @@ def functions(root=root):
             if d.name.startswith('_'): continue
             for i in ids(ast.get_docstring(d) or ''): out[i].append(f'{module}.{".".join([*path, d.name])}')
             if isinstance(d, ast.ClassDef): visit(d, [*path, d.name], module)
-    for p in sorted((root/'xmodseg').glob('[a-z]*.py')): visit(ast.parse(p.read_text()), [], p.stem)
+    for p in sorted((root/'xmodseg').glob('[a-z]*.py')): visit(ast.parse(p.read_text(encoding='utf-8')), [], p.stem)
     return out
 
 def tests(root=root):
     "id -> the tests whose name carries it."
     out = defaultdict(list)
     for p in sorted((root/'tests').glob('test_*.py')):
-        for d in ast.walk(ast.parse(p.read_text())):
+        for d in ast.walk(ast.parse(p.read_text(encoding='utf-8'))):
             if isinstance(d, ast.FunctionDef):
                 for i in ids_of_test(d.name): out[i].append((p.name, d.name))
     return out
@@ -117,6 +117,6 @@ if __name__ == '__main__':
     ap.add_argument('--write', action='store_true')
     a = ap.parse_args()
     rows = table()
-    if a.write: (root/'EQUATIONS.md').write_text(markdown(rows))
+    if a.write: (root/'EQUATIONS.md').write_text(markdown(rows), encoding='utf-8')
     else: print(markdown(rows))
     for f in faults(rows): print('lacking', f)

@@ -63,7 +63,7 @@ def write(record, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, allow_nan=False) + '\n'
     tmp = path.with_name(path.name + '.part')
-    tmp.write_text(text)
+    tmp.write_text(text, encoding='utf-8')
     os.replace(tmp, path)
 
 if __name__ == '__main__':

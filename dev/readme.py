@@ -58,9 +58,9 @@ if __name__ == '__main__':
     a = ap.parse_args()
     if a.write: process_write('not written', lambda nb: clean_nb(filled(nb), allowed_cell_metadata_keys=['tags']), index)
     was = nbformat.read(index, 4)
-    now = filled(json.loads(index.read_text()))
+    now = filled(json.loads(index.read_text(encoding='utf-8')))
     text = readme(nbformat.reads(json.dumps(now), 4))
-    if a.write: (root/'README.md').write_text(text)
+    if a.write: (root/'README.md').write_text(text, encoding='utf-8')
     late = [] if [c.source for c in was.cells] == [''.join(c['source']) for c in now['cells']] else ['nbs/index.ipynb']
-    if not (root/'README.md').exists() or (root/'README.md').read_text() != text: late.append('README.md')
+    if not (root/'README.md').exists() or (root/'README.md').read_text(encoding='utf-8') != text: late.append('README.md')
     if late: sys.exit(f'out of step: {", ".join(late)}; run python dev/readme.py --write')

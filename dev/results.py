@@ -17,7 +17,7 @@ def load(path):
     path = Path(path)
     if not path.is_file(): raise Refused(f'{path}: no such file; give the metrics.json that a 4x notebook wrote in its `out` folder')
     def not_a_number(name): raise Refused(f'{path}: found {name}, needed a finite number or null; run again')
-    try: return json.loads(path.read_text(), parse_constant=not_a_number)
+    try: return json.loads(path.read_text(encoding='utf-8'), parse_constant=not_a_number)
     except json.JSONDecodeError as e: raise Refused(f'{path}: not JSON ({e}); was the run stopped while it wrote?')
 
 def flat(rows):

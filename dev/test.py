@@ -45,7 +45,7 @@ def chapters(tmp):
         words = [tool('nbdev_test'), '--n_workers', '2', '--timing']
         print('$', *words, flush=True)
         code = subprocess.run([str(w) for w in words], cwd=root, env={**os.environ, **quiet, **offline, **one_thread}, stdout=f, stderr=subprocess.STDOUT).returncode
-    text = log.read_text(errors='replace')
+    text = log.read_text(encoding='utf-8', errors='replace')
     print(text[-20000:], flush=True)
     if code: raise Failed('a chapter does not execute')
     slow = [l for l in text.splitlines() if l.endswith(' secs') and '.ipynb: ' in l and int(l.split()[-2]) > 60]
@@ -61,12 +61,12 @@ def train(tmp):
         out, t = tmp/'train'/nb.stem, time.time()
         out.mkdir(parents=True)
         words = [tool('papermill'), nb.relative_to(root), out/nb.name, '-p', 'size', 'tiny', '-p', 'out', out/'run', '--no-progress-bar']
-        r = subprocess.run([str(w) for w in words], cwd=root, env={**os.environ, **quiet, **offline, **one_thread}, capture_output=True, text=True)
+        r = subprocess.run([str(w) for w in words], cwd=root, env={**os.environ, **quiet, **offline, **one_thread}, capture_output=True, text=True, encoding='utf-8')
         print(f'{nb.name}: exit code {r.returncode}, {time.time() - t:.0f} s', flush=True)
         if r.returncode: return f'{nb.name}: {r.stderr[-3000:]}'
         found = list((out/'run').rglob('metrics.json'))
         if len(found) != 1: return f'{nb.name}: {len(found)} metrics.json, one is needed'
-        try: rows = json.loads(found[0].read_text())['rows']
+        try: rows = json.loads(found[0].read_text(encoding='utf-8'))['rows']
         except Exception as e: return f'{nb.name}: metrics.json cannot be read: {e!r}'
         return None if rows else f'{nb.name}: metrics.json holds no rows'
     nbs = sorted((root/'nbs').glob('4*.ipynb'))

@@ -8,7 +8,7 @@ ignored = {'__pycache__', '.ipynb_checkpoints', '.git', '.venv', '.pytest_cache'
 def files(root=root):
     "Every file of the project, relative to its root; without git, every file outside the ignored folders."
     git = subprocess.run(['git', '-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
-                         cwd=root, capture_output=True, text=True) if (root/'.git').exists() else None
+                         cwd=root, capture_output=True, text=True, encoding='utf-8') if (root/'.git').exists() else None
     if git is not None and git.returncode == 0: found = [Path(f) for f in git.stdout.split('\0') if f]
     else: found = [p.relative_to(root) for p in root.rglob('*') if p.is_file() and not p.name.endswith('.pyc')]
     keep = lambda f: not ignored & set(f.parts) and not any(p.endswith('.egg-info') for p in f.parts) and (root/f).is_file()

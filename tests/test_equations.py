@@ -9,7 +9,7 @@ def test_required_equation(i): assert eq.faults([rows[i]]) == []
 
 def test_table_is_in_step():
     f = eq.root/'EQUATIONS.md'
-    assert f.exists() and f.read_text() == eq.markdown(list(rows.values())), 'run python dev/equations.py --write'
+    assert f.exists() and f.read_text(encoding='utf-8') == eq.markdown(list(rows.values())), 'run python dev/equations.py --write'
 
 @pytest.mark.parametrize('text, want', [
     ('(SADN.E7)', ['SADN.E7']), ('SADN.E8, E9', ['SADN.E8', 'SADN.E9']), ('(SADN.E1, SADN.E2)', ['SADN.E1', 'SADN.E2']), ('SADN.E1 to E3', ['SADN.E1', 'SADN.E2', 'SADN.E3']),

@@ -5,7 +5,7 @@ import test_house as house
 
 def module(tmp_path, text, name='mod'):
     p = tmp_path/f'{name}.py'
-    p.write_text(text)
+    p.write_text(text, encoding='utf-8')
     return p
 
 def notebook(tmp_path, *cells, name='26_mod.ipynb', kernel='python3', **more):

@@ -4,7 +4,7 @@ import pytest
 import readme
 from tree import root
 
-text = (root/'README.md').read_text()
+text = (root/'README.md').read_text(encoding='utf-8')
 
 def test_links_lead_to_files():
     links = [l for l in re.findall(r'\]\(([^)]+)\)', text) if not l.startswith(('http', '#'))]

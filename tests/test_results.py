@@ -14,7 +14,7 @@ def paths(tmp_path):
         out = []
         for r in runs:
             p = tmp_path/f'run{len(list(tmp_path.iterdir()))}'/'metrics.json'
-            p.parent.mkdir(); p.write_text(json.dumps(r)); out.append(p)
+            p.parent.mkdir(); p.write_text(json.dumps(r), encoding='utf-8'); out.append(p)
         return out
     return write
 
@@ -37,7 +37,7 @@ def test_merge_refuses(paths, runs, word):
 
 @pytest.mark.parametrize('text, word', [('{"rows": NaN}', 'finite'), ('{"rows": {', 'not JSON')])
 def test_damaged_files_are_refused(tmp_path, text, word):
-    (tmp_path/'metrics.json').write_text(text)
+    (tmp_path/'metrics.json').write_text(text, encoding='utf-8')
     with pytest.raises(SystemExit, match=word): results.load(tmp_path/'metrics.json')
     with pytest.raises(SystemExit, match='no such file'): results.load(tmp_path/'absent.json')
 
@@ -80,14 +80,14 @@ def test_the_table_has_mean_and_population_deviation(tmp_path, paths):
     assert '|  | m_l | 0.750 ± 0.050 | – |  |' in text and 'seeds 0 1' in text and 'results/40_sadn_tiny.json' in text
 
 def test_command_line(tmp_path, paths):
-    py = lambda *words: subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    py = lambda *words: subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, encoding='utf-8')
     rec, (good, bad) = tmp_path/'rec.json', paths(run(0), run(1, .5))
     assert py(root/'dev/merge_results.py', rec, good).returncode == 0
     assert py(root/'dev/compare_results.py', good, rec).returncode == 0
     r = py(root/'dev/compare_results.py', bad, rec, '--tolerance', '0.1', 'hd=0.3')
     assert r.returncode == 1 and 'under the recorded value: M5.y_l.dice' in r.stderr
     assert py(root/'dev/merge_results.py', good, bad).returncode == 1      # the arguments swapped: a run is never overwritten
-    assert json.loads(good.read_text()) == run(0)
+    assert json.loads(good.read_text(encoding='utf-8')) == run(0)
 
 def test_every_record_of_the_project_can_be_read():
     for p in (root/'results').glob('*.json'):

@@ -1,0 +1,222 @@
+"Piles of slices and the stream of unpaired batches. Numbers in names are rows of the fault table."
+from functools import partial
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from xmodseg.core import XModSegError
+from xmodseg.unpaired import Slices, Unpaired, cut, join, random_crop, refuse_shared, split_patients
+from xmodseg.volume import Volume, window
+
+rng = np.random.default_rng(0)
+A = np.diag([2., 3, 4, 1])
+BLOCK = Volume(rng.normal(0, 800, (9, 6, 7)), A, name='p07')
+
+
+def refuses(*words, call):
+    "A refusal in one sentence that holds these words, what was found and what is needed."
+    with pytest.raises(XModSegError) as e: call()
+    assert all(w.lower() in str(e.value).lower() for w in words), str(e.value)
+    assert e.value.found is not None and (e.value.needed is not None or e.value.fix)
+
+
+def pile(names, size=(20, 16), seed=0, y=True, **kwargs):
+    "Noise slices; the mask marks the pixels above 0.5."
+    r = np.random.default_rng([seed, len(names)])
+    x = [r.uniform(-1, 1, size).astype(np.float32) for _ in names]
+    return Slices(x, list(names), [(a > .5).astype(np.uint8) for a in x] if y else None, **kwargs)
+
+
+def equal(a, b): return a.name == b.name and all(torch.equal(a[k], b[k]) for k in ('x_l', 'x_h', 'y_h'))
+
+L, H = pile('aabb'), pile('cccddd', seed=1)
+DATA = partial(Unpaired, L, H, batch=2, side=8)
+
+
+# ---- piles
+
+def test_a_pile_refuses_lists_that_do_not_fit():
+    refuses('patient does not fit', '3 for 2', call=lambda: Slices([np.zeros((4, 4))]*2, list('abc')))
+    refuses('y lies on another grid', '(4, 3) on (4, 4)', 'b:', call=lambda: Slices([np.zeros((4, 4))]*2, list('ab'), [np.zeros((4, 4)), np.zeros((4, 3))]))
+    refuses('truth does not fit', call=lambda: Slices([np.zeros((4, 4))], ['a'], truth=[]))
+
+def test_where_and_of_keep_every_list_in_step():
+    p = Slices([np.full((2, 2), k) for k in range(5)], list('abcab'), [np.full((2, 2), 10 + k) for k in range(5)], [np.full((2, 2), 20 + k) for k in range(5)], (3., 2.))
+    s = p.of(iter('ab'))                                        # an iterator is read once
+    assert [int(v[0, 0]) for v in s.x] == [0, 1, 3, 4] and [int(v[0, 0]) for v in s.y] == [10, 11, 13, 14] and [int(v[0, 0]) for v in s.truth] == [20, 21, 23, 24]
+    assert s.patient == list('abab') and s.spacing == (3., 2.) and len(p.of([])) == 0
+    refuses('one answer per slice', call=lambda: p.where([True]*4))
+
+@pytest.mark.parametrize('change', [dict(patient=list('aabc')), dict(spacing=(1., 2.)), dict(y=None), dict(x=[*L.x[:3], L.x[3] + 1e-3]), dict(y=[*L.y[:3], 1 - L.y[3]])])
+def test_fingerprint_sees_every_change(change):
+    make = lambda **k: Slices(**{**dict(x=L.x, patient=L.patient, y=L.y, spacing=L.spacing), **k}).fingerprint()
+    assert make() == L.fingerprint() != make(**change)
+
+def test_fingerprint_does_not_see_truth(): assert Slices(L.x, L.patient, L.y, [a + 1 for a in L.x]).fingerprint() == L.fingerprint()
+
+def test_join_keeps_masks_only_where_all_have_them():
+    half = pile('ee', y=False)
+    assert join([L, half]).y is None and join([half, L]).y is None and len(join([L, H]).y) == 10
+    assert join([L, half]).patient == list('aabbee')
+    refuses('no slices to join', call=lambda: join([]))
+    refuses('two sizes', '(1.0, 1.0) and (1.0, 2.0)', 'spacing=', call=lambda: join([L, pile('ee', spacing=(1., 2.))]))
+
+
+# ---- cut
+
+@pytest.mark.parametrize('axis, spacing, shape', [(0, (4., 3.), (7, 6)), (1, (4., 2.), (7, 9)), (2, (3., 2.), (6, 9))])
+def test_UNPAIRED_E1_spacing_and_shape_are_rows_first(axis, spacing, shape):
+    s = cut(BLOCK, axis=axis)
+    assert s.spacing == spacing and s.x[0].shape == shape and len(s) == BLOCK.shape[axis]
+
+def test_UNPAIRED_E1_sagittal_head_up_front_left():
+    s = cut(BLOCK, hu=(-2000, 2000))
+    for k, r, c in ((0, 0, 0), (3, 2, 4), (8, 6, 5)): assert s.x[k][r, c] == pytest.approx(np.clip(BLOCK.data[k, 5 - c, 6 - r], -2000, 2000)/2000, abs=1e-6)
+
+@pytest.mark.parametrize('flips', [(), (0,), (1, 2), (0, 1, 2)])
+def test_30_any_orientation_gives_the_same_pile(flips):
+    m = np.eye(4)
+    for a in flips: m[a, a], m[a, 3] = -1, BLOCK.shape[a] - 1
+    turned = Volume(np.flip(BLOCK.data, flips), BLOCK.affine @ m)
+    swapped = Volume(turned.data.transpose(2, 0, 1), turned.affine[:, [2, 0, 1, 3]])
+    for v in (turned, swapped): np.testing.assert_array_equal(cut(v).x, cut(BLOCK).x); assert cut(v).spacing == (4., 3.)
+
+def test_within_counts_millimetres_from_the_middle():
+    assert [len(cut(BLOCK, within=w)) for w in (0, 2, 3.9, 4, 100)] == [1, 3, 3, 5, 9]
+    np.testing.assert_array_equal(cut(BLOCK, within=2).x, cut(BLOCK).x[3:6])
+
+def test_least_counts_mask_pixels():
+    y = np.zeros(BLOCK.shape, int); y[2, :2, :2] = 3; y[5, 0, 0] = 1
+    m = BLOCK.with_data(y, 'label')
+    assert [len(cut(BLOCK, m, least=n)) for n in (0, 1, 4, 5)] == [9, 2, 1, 0]
+    s = cut(BLOCK, m, least=4)
+    assert set(np.unique(s.y[0])) == {0, 1} and s.y[0].sum() == 4 and s.y[0][-2:, -2:].all()     # head up, front left: low and back is the last corner
+    np.testing.assert_array_equal(s.x[0], cut(BLOCK).x[2])
+
+def test_truth_and_mask_stay_with_their_slice():
+    t = BLOCK.with_data(BLOCK.data + 100)
+    s = cut(BLOCK, BLOCK.with_data(BLOCK.data > 0, 'label'), t, hu=(-5000, 5000), within=6)
+    for x, y, c in zip(s.x, s.y, s.truth): np.testing.assert_allclose(c, x + .02, atol=1e-5); np.testing.assert_array_equal(y, x > 0)
+
+def test_resampling_gives_the_spacing_asked_for_and_whole_masks():
+    s = cut(BLOCK, BLOCK.with_data(BLOCK.data > 0, 'label'), BLOCK, spacing=1.5)
+    assert s.spacing == pytest.approx((1.5, 1.5)) and len(s) == 12 and set(np.unique(s.y)) == {0, 1}
+    np.testing.assert_array_equal(s.x, s.truth)
+
+def test_19_20_21_companions_on_another_grid_are_refused():
+    y = np.ones(BLOCK.shape, int)
+    moved, wide = A.copy(), A.copy(); moved[0, 3] = 37; wide[0, 0] = 2.5
+    refuses('different grids', 'shapes (9, 6, 7) and (8, 6, 7)', '.like(', call=lambda: cut(BLOCK, Volume(y[:8], A, 'label')))
+    refuses('different grids', '37.0 mm', call=lambda: cut(BLOCK, Volume(y, moved, 'label')))
+    refuses('different grids', 'spacings', 'p07', call=lambda: cut(BLOCK, truth=Volume(y, wide)))
+
+def test_22_float_noise_in_an_affine_is_accepted():
+    near = BLOCK.affine + np.vstack([rng.normal(0, 1e-3, (3, 4)), np.zeros((1, 4))])
+    s = cut(BLOCK, Volume(np.ones(BLOCK.shape, int), near, 'label'), spacing=1.7)
+    assert len(s.y) == len(s.x) and s.y[0].shape == s.x[0].shape
+
+def test_no_slice_kept_is_an_empty_pile(): assert len(cut(BLOCK, BLOCK.with_data(np.zeros(BLOCK.shape), 'label'), least=1)) == 0
+
+
+# ---- patients
+
+@pytest.mark.parametrize('n, shares, sizes', [(10, (.7, .3), [7, 3]), (10, (1, 1, 1, 1), [2, 3, 3, 2]), (3, (.5, .5), [2, 1]), (35, (.6, .2, .2), [21, 7, 7])])
+def test_UNPAIRED_E2_parts_are_disjoint_and_complete(n, shares, sizes):
+    ids = [f'p{k:02d}' for k in range(n)]
+    parts = split_patients(ids[::-1]*3, shares, seed=4)
+    assert sorted(sum(parts, [])) == ids and sorted(map(len, parts)) == sorted(sizes)
+    assert parts == split_patients(set(ids), shares, seed=4) and parts != split_patients(ids, shares, seed=5)
+
+def test_too_few_patients(): refuses('too few', 'found 1', '2 or more', call=lambda: split_patients(['a', 'a']))
+
+def test_UNPAIRED_E2_39_a_shared_patient_is_named():
+    refuse_shared(a=L, b=H, c=['z'], d=[])
+    refuses("'a' and 'c'", 'found b', 'split_patients', call=lambda: refuse_shared(a=L, b=H, c=['z', 'b']))
+    refuses("'b' and 'c'", 'found c, d', call=lambda: refuse_shared(a=[], b=H, c='dc'))
+
+
+# ---- crops
+
+def test_UNPAIRED_E3_every_window_over_the_mask_can_come_and_no_other():
+    x, y = np.arange(100).reshape(10, 10), np.zeros((10, 10), int); y[0, 4], y[8, 8] = 1, 1
+    seen = {int(random_crop(x, y, 3, np.random.default_rng(k))[0][0, 0]) for k in range(1500)}
+    assert seen == {r*10 + c for r in range(8) for c in range(8) if y[r:r+3, c:c+3].any()}
+
+def test_image_and_mask_are_cut_alike():
+    for k in range(50):
+        x, y = random_crop(L.x[0], L.y[0], 7, np.random.default_rng(k))
+        assert x.shape == y.shape == (7, 7) and ((x > .5) == y).all() and y.any()
+
+@pytest.mark.parametrize('side, size', [(24, (20, 16)), (18, (20, 16)), (20, (20, 16)), (5, (5, 3))])
+def test_33_small_slices_are_padded(side, size):
+    x = rng.uniform(1, 2, size); y = np.ones(size, int)
+    a, m = random_crop(x, y, side, np.random.default_rng(0))
+    assert a.shape == m.shape == (side, side) and a.min() >= 1                 # the edge goes on, no new value comes in
+    assert m.sum() == min(side, size[0])*min(side, size[1])
+    assert random_crop(x, None, side, np.random.default_rng(0))[1] is None
+
+def test_an_empty_mask_crops_anywhere():
+    x = np.arange(36).reshape(6, 6)
+    assert len({int(random_crop(x, 0*x, 3, np.random.default_rng(k))[0][0, 0]) for k in range(300)}) == 16
+
+
+# ---- the stream
+
+def test_UNPAIRED_E4_a_batch_depends_on_the_step_alone():
+    data, again = DATA(), DATA()
+    first = [data[t] for t in range(6)]
+    assert all(equal(first[t], again[t]) for t in (5, 2, 0)) and not equal(first[0], first[1])
+    torch.manual_seed(3); np.random.seed(3)
+    assert equal(first[4], DATA()[4]) and not equal(first[4], DATA(seed=1)[4])
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_79_same_stream_for_any_number_of_workers(workers):
+    loader = DataLoader(DATA(), sampler=range(6), batch_size=None, num_workers=workers)
+    got = list(loader)
+    assert len(got) == 6 and all(equal(DATA()[t], b) for t, b in enumerate(got))
+
+def test_batches_have_the_promised_form():
+    b = DATA()[0]
+    assert sorted(b) == ['name', 'x_h', 'x_l', 'y_h'] and len(b.name) == 2
+    for k in ('x_l', 'x_h', 'y_h'): assert b[k].shape == (2, 1, 8, 8) and b[k].dtype == torch.float32
+    assert set(b.y_h.unique().tolist()) <= {0., 1.} and ((b.x_h > .5).float() == b.y_h).all()
+    assert all(n.split(' / ')[0][0] in 'ab' and n.split(' / ')[1][0] in 'cd' for n in b.name)
+
+def test_whole_slices_without_side(): assert Unpaired(L, H)[0].x_h.shape == (1, 1, 20, 16)
+
+def test_96_labels_and_truth_of_l_are_never_used():
+    for l in (Slices(L.x, L.patient, L.y[::-1], L.x[::-1]), L.unlabelled()):
+        d = Unpaired(l, H, batch=2, side=8)
+        assert d.fingerprint == DATA().fingerprint and all(equal(DATA()[t], d[t]) for t in range(4))
+        assert d.l.y is None and d.l.truth is None
+
+def test_truth_of_h_never_comes_out():
+    d = Unpaired(L, Slices(H.x, H.patient, H.y, [np.full((20, 16), 7.)]*6), batch=2, side=8)
+    assert all(equal(DATA()[t], d[t]) for t in range(4)) and d.fingerprint == DATA().fingerprint
+
+def test_flips_turn_image_and_mask_together():
+    x = np.tile(np.arange(8, dtype=np.float32), (8, 1))
+    one = Slices([x], ['r'], [(x > 5).astype(np.uint8)])
+    drawn = [Unpaired(L, one)[t] for t in range(100)]
+    assert all(((b.x_h > 5).float() == b.y_h).all() for b in drawn)
+    assert .3 < np.mean([b.x_h[0, 0, 0, 0].item() for b in drawn])/7 < .7
+    assert all(b.x_h[0, 0, 0, 0] == 0 and (b.x_h[0, 0, :, 0] == 0).all() for b in [Unpaired(L, one, flip=False)[t] for t in range(20)])
+
+def test_41_piles_of_unequal_length():
+    d = Unpaired(pile('a', seed=5), H)
+    assert {n.split(' / ')[1] for t in range(100) for n in d[t].name} == {f'{p}[{i}]' for i, p in enumerate(H.patient)}
+
+def test_95_flat_crops_are_drawn_again_and_given_up_with_a_message():
+    flat = Slices([np.zeros((20, 16), np.float32)]*9 + [L.x[0]], ['z']*9 + ['a'])
+    assert {n.split(' / ')[0] for t in range(30) for n in Unpaired(flat, H, side=8)[t].name} == {'a[9]'}
+    refuses('50 crops in a row are flat', 'z:', '0.02', 'window', call=lambda: Unpaired(flat.of('z'), H, side=8)[0])
+    assert Unpaired(flat.of('z'), H, side=8, min_std=0.)[0].x_l.std() == 0
+
+@pytest.mark.parametrize('words, l, h', [(('both', 'found a'), L, pile('ac')), (('both',), L, L), (('no masks', 'pass labelled'), L, H.unlabelled()), (("pile 'l' is empty",), L.of('z'), H), (("pile 'h' is empty",), L, H.of('z'))])
+def test_39_40_unfit_piles_are_refused(words, l, h): refuses(*words, call=lambda: Unpaired(l, h))
+
+def test_fingerprint_names_the_stream():
+    prints = [DATA(**k).fingerprint for k in ({}, dict(seed=1), dict(side=9), dict(batch=3), dict(flip=False), dict(min_std=.1))] + [Unpaired(L, pile('ccdd'), batch=2, side=8).fingerprint]
+    assert len(set(prints)) == 7 and DATA().fingerprint == f'{L.unlabelled().fingerprint()}-{H.fingerprint()}-2-8-True-0'
+
+def test_window_is_the_paper_s_by_default(): np.testing.assert_allclose(cut(BLOCK).x[0], window(BLOCK.data, -1000, 2000)[0].T[::-1, ::-1], atol=1e-6)
