@@ -17,6 +17,7 @@ def trained(params, width=1024):
     return dict(net=net.state_dict(), adam=adam.state_dict())
 
 def seconds(f):
+    os.sync()   # or our flush pays for the bytes that the call before it left in memory
     t = time.perf_counter(); f()
     return time.perf_counter() - t
 

@@ -100,6 +100,11 @@ def test_case_is_a_window_around_the_spine_head_up(scan):
     assert c['y'].sum() == scan.mask.data[middle].sum()                                        # no vertebra is cut off
     np.testing.assert_array_equal(c['y'][2, 0, :], scan.mask.data[middle[2], :, -1][::-1][at[0]:at[0]+32])   # row 0 is the top, column 0 the front
 
+@pytest.mark.parametrize('rows, at', [((14, 18), 11), ((0, 4), 20), ((35, 40), 0)])
+def test_more_room_in_front_of_the_spine_than_behind(rows, at):
+    bone = np.zeros((4, 40, 4), int); bone[1, rows[0]:rows[1], 2] = 1                            # y counts from the back, columns from the front
+    assert cohort._window_at(Volume(bone, np.eye(4), 'label'), 20) == at                        # the spine's middle at column 23.5 of 40: 23.5 - 0.62*20 = 11.1
+
 def test_worlds_have_what_is_promised():
     for w in WORLDS.values():
         assert w['shape'][2] == w['side'] <= w['shape'][1] and w['train'] >= 1 and w['test'] >= 1
@@ -274,6 +279,9 @@ def test_held_out_by_patient_and_labels_do_not_choose_target_slices(own, people)
     assert len(c.train_l) == 56*scans[g['train_l'][0]]                                          # every slice, with a vertebra or not
     assert len(c.test_l) < 56 and min(y.sum() for y in c.test_l.y) >= 5
     assert groups(folder_cohort(own, least=5, held_out=0.))['test_l'] == []
+    both = [groups(folder_cohort(own, least=5, held_out=.5, seed=s)) for s in (2, 3)]
+    assert {tuple(g['test_l']) for g in both} == {('a00',), ('a01',)}                            # whoever is held out, every scan of that patient is
+    for g in both: assert not set(g['test_l']) & set(g['train_l'])
 
 def test_some_labelled_and_some_unlabelled_cbct(own, people):
     write_volume(people[0][1], own/'cbct'/'labelsTr'/'a00.nii.gz')                                # one labelled: too few to hold out, and not enough for a labelled pile

@@ -150,9 +150,9 @@ def test_SADN_E11_dice_of_the_shape_of_h(table):
     assert reached(table)['sc'] == {'E_h', 'G_s'}
 
 def test_SADN_E12_and_E13_pair_the_right_masks():
-    y = dict(y_l=flat(.1), y_ll=flat(.3), y_lh=flat(.6), y_h=flat(.2), y_hh=flat(.9), y_hl=flat(.25))
+    y = dict(y_l=flat(.1), y_ll=flat(.3), y_lh=flat(.6), y_h=flat(.8), y_hh=flat(.9), y_hl=flat(.35))
     t = generator_terms(stub('srec strans'), zero, hand(**y))
-    assert_close(t['srec'], torch.tensor(.2 + .7)); assert_close(t['strans'], torch.tensor(.5 + .05))
+    assert_close(t['srec'], torch.tensor(.2 + .1)); assert_close(t['strans'], torch.tensor(.5 + .45))
 
 def test_SADN_E12_E13_reach_every_mover(table):   # trap 4
     assert reached(table)['srec'] == movers and reached(table)['strans'] == movers
