@@ -49,7 +49,7 @@ if __name__ == '__main__':
     if not (a.checkout/'config'/'adn.yaml').exists(): raise SystemExit(f'{a.checkout}: found no config/adn.yaml, needed a checkout of liaohaofu/adn')
     torch.set_num_threads(a.threads)
     theirs, mine = official(a.checkout, a.base), {'float32': ours(a.base, 'no')} | ({'bf16': ours(a.base, 'bf16')} if a.bf16 else {})
-    print(f'official: {count_params(theirs.model_g)/1e6:.2f} M generator parameters, ours {count_params(mine["float32"].method)/1e6:.2f} M with both discriminators')
+    print(f'official: {count_params(theirs.model_g)/1e6:.2f} M generator parameters, ours {count_params(mine["float32"].game)/1e6:.2f} M with both discriminators')
     for side in a.sides:
         b = Bag(x_l=torch.rand(1, 1, side, side)*2 - 1, x_h=torch.rand(1, 1, side, side)*2 - 1, y_h=torch.zeros(1, 1, side, side))
         calls = {'official': lambda: theirs.optimize(b.x_l, b.x_h), **{k: (lambda m=m: m.step(0, b)) for k, m in mine.items()}}
