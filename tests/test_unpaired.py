@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 from xmodseg.core import XModSegError
-from xmodseg.unpaired import Slices, Unpaired, cut, join, random_crop, refuse_shared, split_patients
+from xmodseg.unpaired import padded, Slices, Unpaired, cut, join, random_crop, refuse_shared, split_patients
 from xmodseg.volume import Volume, window
 
 rng = np.random.default_rng(0)
@@ -220,3 +220,13 @@ def test_fingerprint_names_the_stream():
     assert len(set(prints)) == 7 and DATA().fingerprint == f'{L.unlabelled().fingerprint()}-{H.fingerprint()}-2-8-True-0'
 
 def test_window_is_the_paper_s_by_default(): np.testing.assert_allclose(cut(BLOCK).x[0], window(BLOCK.data, -1000, 2000)[0].T[::-1, ::-1], atol=1e-6)
+
+
+def test_padded_gives_one_size_that_divides_and_adds_nothing_to_masks():
+    a = Slices([np.full((5, 9), .25, np.float32)], ['a'], [np.ones((5, 9), np.uint8)], [np.full((5, 9), .5, np.float32)])
+    b = Slices([np.arange(6, dtype=np.float32).reshape(2, 3)], ['b'], [np.zeros((2, 3), np.uint8)], [np.zeros((2, 3), np.float32)])
+    p = padded(join([a, b]), 4)
+    assert {x.shape for v in (p.x, p.y, p.truth) for x in v} == {(8, 12)} and p.patient == ['a', 'b']
+    assert (p.x[0] == .25).all() and (p.truth[0] == .5).all() and p.y[0].sum() == 45 and p.y[0][:5, :9].all()
+    assert (p.x[1][:2, :3] == [[0, 1, 2], [3, 4, 5]]).all() and (p.x[1][1:, 2:] == 5).all() and p.y[1].sum() == 0
+    assert padded(Slices([], [], [], [])).x == [] and padded(a.unlabelled()).y is None
