@@ -111,3 +111,13 @@ def test_pool_refusals():
     p = Pool(2); p(num(0, 2))
     with pytest.raises(XModSegError, match='another shape'): p(torch.zeros(1, 1, 3, 3))
     with pytest.raises(XModSegError, match='larger'): Pool(1).load_state_dict(p.state_dict())
+
+def test_an_old_image_comes_with_its_own_maps():
+    organs = lambda x: torch.cat([(k*x).sigmoid() for k in (1., 2., 3., 4.)], 1)
+    torch.manual_seed(0); pool, old = Pool(5), 0
+    for v in range(40):
+        x = torch.randn(2, 1, 4, 4) + v
+        got = pool(dict(x=x, p=organs(x)))
+        assert torch.equal(organs(got['x']), got['p'])
+        old += sum(not torch.equal(a, b) for a, b in zip(got['x'], x))
+    assert old > 20 and all(len(item) == 2 for item in pool.items)

@@ -8,8 +8,8 @@ from xmodseg.blocks import (ChannelLayerNorm, ConvBlock, Head, NormAct, ResBlock
     make_norm, need_size, row_conv, slice_conv, up_conv, up_conv_folded)
 from xmodseg.core import XModSegError, count_params
 from xmodseg.discriminators import PatchD, receptive_field
-from xmodseg.generators import ArtifactEncoder, ContentEncoder, Decoder, ResnetGenerator
-from xmodseg.segmentors import UNet
+from xmodseg.generators import ArtifactEncoder, ContentEncoder, Decoder, LightUNet3d, ResnetGenerator
+from xmodseg.segmentors import DI2I, UNet
 
 @pytest.fixture(autouse=True)
 def _one_thread_one_seed():
@@ -177,7 +177,83 @@ def test_residual_generator_counts_twenty_convolutions():
     assert y.shape == (1, 3, 16, 20) and y.abs().max() <= 1
     assert ResnetGenerator(4, 1, dim=3)(torch.randn(1, 1, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
 
+def gradients(net, x):
+    torch.manual_seed(5); x = x.clone().requires_grad_()
+    y = net(x)
+    return y.detach(), torch.autograd.grad((y*torch.randn_like(y)).sum(), [x, *net.parameters()])
+
+@pytest.mark.parametrize('make,size', [(lambda: ResnetGenerator(4, 2, dim=3), (8, 8, 12)), (lambda: ResnetGenerator(4, 2), (16, 24)),
+    (lambda: LightUNet3d(4), (16, 32, 16)), (lambda: LightUNet3d(4, dim=2), (32, 48))])
+def test_checkpointing_changes_no_value_and_no_gradient(make, size):
+    net, x = make().double(), torch.randn(2, 1, *size).double()
+    net(x)
+    net.checkpointing = False; y, g = gradients(net, x)
+    net.checkpointing = True; z, h = gradients(net, x)
+    assert_close(z, y, atol=1e-12, rtol=0)
+    for a, b in zip(g, h): assert_close(a, b, atol=1e-9, rtol=1e-7)
+    with torch.no_grad(): assert_close(net(x), y, atol=1e-12, rtol=0)
+
+def test_checkpointing_keeps_less():
+    def kept(net):
+        held = {}; keep = []
+        def note(t): held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes(); keep.append(t); return t
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): net(torch.randn(1, 1, 32, 32, 32))
+        return sum(held.values())
+    for make in (lambda c: LightUNet3d(4, checkpointing=c), lambda c: ResnetGenerator(4, 2, dim=3, checkpointing=c)): assert kept(make(True)) < .6*kept(make(False))
+
+def test_light_unet_has_the_published_size_and_shape():
+    G = LightUNet3d()
+    assert count_params(G) == 2_539_641 and sum(isinstance(f, nn.Conv3d) for f in G.modules()) == 21
+    assert [f[0].conv.out_channels for f in G.down] == [20, 40, 80, 160] and [f[1].conv.stride for f in G.down] == [(2, 2, 2)]*4
+    assert all(isinstance(f.finish.act, nn.ReLU) for f in G.up) and G.down[0][0].finish.act.negative_slope == .2
+    L = LightUNet3d(2, c_in=2, c_out=3)
+    y = L(torch.randn(1, 2, 16, 32, 16))
+    assert y.shape == (1, 3, 16, 32, 16) and y.abs().max() <= 1
+
+def test_light_unet_has_three_skips_and_every_weight_counts():
+    L, x = LightUNet3d(2), torch.randn(1, 1, 32, 32, 32)
+    L.eval(); y = L(x)
+    y.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for n, p in L.named_parameters() if n.endswith('original'))
+    seen = []
+    hooks = [f[0].register_forward_pre_hook(lambda m, a: seen.append(tuple(a[0].shape[1:3]))) for f in L.merge]
+    L(x); [h.remove() for h in hooks]
+    assert seen == [(16, 4), (8, 8), (4, 16), (2, 32)]               # doubled maps and as many of the way down; none at full size
+
+def test_light_unet_weights_are_bounded_and_turn_only_when_moved():
+    L, x = LightUNet3d(2), torch.randn(1, 1, 32, 16, 16)
+    opt = torch.optim.SGD(L.parameters(), 0.)
+    for _ in range(30):
+        L(x).sum().backward()
+        with torch.no_grad(): [p.mul_(1.) for p in L.parameters()]   # moves the version counters as an optimiser does
+        opt.zero_grad()
+    for f in L.modules():
+        if isinstance(f, nn.Conv3d): assert abs(torch.linalg.matrix_norm(f.weight.flatten(1), 2) - 1) < .05
+    one, two = L(x), L(x)
+    assert torch.equal(one, two)                                     # a second pass is the same net
+    u = L.head.parametrizations.weight[0].u
+    L(x); assert L.head.parametrizations.weight[0].u is u
+    L.eval()
+    with torch.no_grad(): L.head.parametrizations.weight.original.add_(.1)
+    L(x); assert L.head.parametrizations.weight[0].u is u            # never in use
+
+def test_light_unet_is_resumed_bit_for_bit():
+    x = torch.randn(1, 1, 32, 16, 16)
+    def step(L, opt): opt.zero_grad(); L(x).square().mean().backward(); opt.step()
+    L = LightUNet3d(2); opt = torch.optim.Adam(L.parameters(), 1e-2)
+    for _ in range(2): step(L, opt)
+    M = LightUNet3d(2); M.load_state_dict(L.state_dict()); other = torch.optim.Adam(M.parameters(), 1e-2); other.load_state_dict(copy.deepcopy(opt.state_dict()))
+    for _ in range(2): step(L, opt); step(M, other)
+    assert all(torch.equal(a, b) for a, b in zip(L.state_dict().values(), M.state_dict().values()))
+
+def test_light_unet_divides_in_full_precision_under_autocast():
+    L, x = LightUNet3d(2).eval(), torch.randn(1, 1, 32, 16, 16)
+    with torch.autocast('cpu', torch.bfloat16): w = L.down[0][0].conv.weight
+    assert torch.equal(w, L.down[0][0].conv.weight) and w.dtype == torch.float32
+
 @pytest.mark.parametrize('call,match', [
+    (lambda: LightUNet3d(2)(torch.zeros(1, 1, 16, 32, 40)), r'pad to \(16, 32, 48\)'), (lambda: LightUNet3d(2)(torch.zeros(1, 1, 16, 16, 16)), 'at least 32'),
+    (lambda: LightUNet3d(2)(torch.zeros(1, 2, 32, 32, 32)), 'channels'), (lambda: LightUNet3d(2, dim=2)(torch.zeros(1, 1, 32, 32, 32)), '2D'),
     (lambda: ContentEncoder(4)(torch.zeros(1, 1, 30, 32)), r'pad to \(32, 32\)'), (lambda: ArtifactEncoder(4)(torch.zeros(1, 1, 4, 4)), 'ArtifactEncoder'),
     (lambda: ResnetGenerator(4, 1)(torch.zeros(1, 1, 32, 31)), r'pad to \(32, 32\)'), (lambda: Decoder(4, 1)(torch.zeros(1, 8, 4, 4)), 'channels'),
     (lambda: Decoder(4, 1, fuse=True)(torch.zeros(1, 16, 4, 4)), 'fuse=True'), (lambda: Decoder(4, 1)(torch.zeros(1, 16, 4, 4), [0, 0, 0]), 'fuse=True'),
@@ -215,6 +291,19 @@ def test_patch_discriminator_gives_logits_first_layer_without_norm():
 
 def test_width_stops_at_eight_times_the_first():
     assert [f.out_channels for f in PatchD(5, 2).net if isinstance(f, nn.Conv2d)] == [2, 4, 8, 16, 16, 16, 1]
+
+def test_judge_of_volumes_has_spectral_norm_two_flat_layers_and_46_voxels():
+    D = PatchD(2, 32, flat=2, norm=None, spectral=True, dim=3)
+    assert count_params(D) == 2_771_425 and receptive_field(2, 2) == 46
+    assert [f.out_channels for f in D.net if isinstance(f, nn.Conv3d)] == [32, 64, 128, 256, 1]
+    assert all(f.norm is None for f in D.net if isinstance(f, NormAct))
+    assert PatchD(2, 4, flat=2, norm=None, spectral=True, dim=3)(torch.zeros(1, 1, 16, 32, 24)).shape == (1, 1, 1, 5, 3)
+
+def test_TDGAN_E2_judge_of_an_image_with_its_maps_answers_to_both():
+    D, x, p = PatchD(2, 4, c_in=5), torch.randn(1, 1, 32, 32, requires_grad=True), torch.rand(1, 4, 32, 32, requires_grad=True)
+    g, h = torch.autograd.grad(D(torch.cat([x, p], 1)).square().sum(), (x, p))
+    assert g.abs().sum() > 0 and (h.abs().sum((0, 2, 3)) > 0).all()
+    with pytest.raises(XModSegError, match='c_in=1'): D(x)
 
 def test_spectral_norm_bounds_every_layer():
     D = PatchD(2, 4, norm=None, flat=2, spectral=True, dim=3)
@@ -269,4 +358,47 @@ def test_unet_in_double_precision_and_copied():
     (lambda: UNet(2)(torch.zeros(1, 1, 40, 56)), r'pad to \(48, 64\)'), (lambda: UNet(2)(torch.zeros(1, 1, 16, 16)), r'pad to \(32, 32\)'),
     (lambda: UNet(2)(torch.zeros(1, 2, 32, 32)), 'channels'), (lambda: UNet(2, dim=3)(torch.zeros(1, 1, 32, 32)), '3D')])
 def test_unet_refuses(call, match):
+    with pytest.raises(XModSegError, match=match): call()
+
+# ---- DI2I
+
+def test_TDGAN_Ea_channels_and_sizes():
+    S = DI2I()
+    assert S.widths == [112, 192, 304, 464, 656] and count_params(S) == 4_962_421
+    assert count_params(DI2I(growth=12, layers=(4,)*4, bottleneck=4)) == 979_685
+    assert S.head.in_channels == 112 + 80 + 64 and S.head.out_channels == 5   # skip, doubled new maps, new maps
+    assert [f.in_channels for f in S.grow] == [12*16, 10*16, 7*16, 5*16]      # only new maps are doubled
+    assert all(f.p == .2 for f in S.modules() if isinstance(f, nn.Dropout))
+
+def test_TDGAN_Ea_probability_is_the_pairwise_quotient():
+    S, x = DI2I(4, 2, (2, 1), 2).eval(), torch.randn(2, 1, 16, 24)
+    with torch.no_grad(): z, p = S(x), S.probabilities(x)
+    assert z.shape == (2, 5, 16, 24) and p.shape == (2, 4, 16, 24)
+    for i in range(4): assert_close(p[:, i], z[:, i + 1].exp()/(z[:, 0].exp() + z[:, i + 1].exp()), atol=1e-6, rtol=0)
+    assert (p - z.softmax(1)[:, 1:]).abs().max() > .05                        # not a softmax over five
+    assert DI2I(4, 2, (1,), 1, organs=2, c_in=3)(torch.randn(2, 3, 8, 8)).shape == (2, 3, 8, 8)
+
+def test_TDGAN_Ea_a_dense_layer_sees_all_before_it():
+    S, x = DI2I(3, 2, (3,), 1, dropout=0.).eval(), torch.randn(1, 3, 8, 8)
+    block = S.down[0]
+    everything, new = block(x)
+    assert torch.equal(everything[:, :3], x) and torch.equal(everything[:, 3:], new) and [f[0].num_features for f in block.layers] == [3, 5, 7]
+    assert_close(new[:, 4:], block.layers[2](torch.cat([x, new[:, :4]], 1)))
+
+def test_TDGAN_Ea_frozen_it_passes_gradients_and_keeps_its_statistics():
+    S, x = DI2I(4, 2, (2,), 1), torch.randn(2, 1, 8, 8, requires_grad=True)
+    S(x)
+    S.requires_grad_(False).eval()
+    before = copy.deepcopy(S.state_dict())
+    assert torch.autograd.grad(S.probabilities(x).sum(), x)[0].abs().sum() > 0
+    assert all(torch.equal(v, before[k]) for k, v in S.state_dict().items()) and torch.equal(S(x), S(x))
+
+def test_TDGAN_Ea_every_weight_counts():
+    S = DI2I(4, 2, (2, 2), 2)
+    S(torch.randn(2, 1, 16, 16)).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for n, p in S.named_parameters() if n.endswith('weight'))
+
+@pytest.mark.parametrize('call,match', [(lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 1, 16, 18)), r'pad to \(16, 20\)'),
+    (lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 2, 16, 16)), 'channels'), (lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 1, 4, 4)), r'pad to \(8, 8\)')])
+def test_di2i_refuses(call, match):
     with pytest.raises(XModSegError, match=match): call()

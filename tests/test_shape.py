@@ -1,8 +1,10 @@
 "Overlap, distance and artifact losses by hand, by gradient, and with the grids they must refuse."
+import math
 import pytest, torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 from xmodseg.core import XModSegError
-from xmodseg.shape import artifact_consistency, dice_loss, l1
+from xmodseg.shape import artifact_consistency, di2i_loss, dice_loss, inverse_frequency, l1
 
 near = lambda a, b, tol=1e-6: assert_close(a, torch.tensor(b, dtype=a.dtype), atol=tol, rtol=0)
 rand = lambda *s, seed=0: torch.rand(*s, generator=torch.Generator().manual_seed(seed))
@@ -87,3 +89,47 @@ def test_SADN_E7_gradients_point_away_from_the_artifact():
 
 def test_SADN_E7_refuses_another_sign():
     with pytest.raises(XModSegError, match="'corrected' or 'as_printed'"): artifact_consistency(x, x, x, x, sign=-1)
+
+# ---- organs that overlap
+
+z = torch.randn(3, 5, 6, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+m = (rand(3, 4, 6, 7, seed=4) > torch.tensor([.1, .4, .7, .95]).view(4, 1, 1)).double()
+
+@pytest.mark.parametrize('w', [None, [1., 2., .5, 3.]])
+def test_TDGAN_E1_is_the_weighted_sum_of_pairwise_cross_entropies(w):
+    p = torch.stack([z[:, i].exp()/(z[:, 0].exp() + z[:, i].exp()) for i in range(1, 5)], 1)
+    each = -(m*p.log() + (1 - m)*(1 - p).log()).mean((0, 2, 3))
+    assert_close(di2i_loss(z, m, w), (torch.tensor(w or [1.]*4, dtype=torch.float64)*each).sum(), atol=1e-6, rtol=0)
+    assert_close(di2i_loss(z, m), 4*F.binary_cross_entropy_with_logits(z[:, 1:] - z[:, :1], m))
+
+def test_TDGAN_E1_by_hand():
+    near(di2i_loss(torch.zeros(1, 5, 2, 2), torch.ones(1, 4, 2, 2)), 4*math.log(2))
+    near(di2i_loss(torch.tensor([0., math.log(3)]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)), math.log(4/3))
+    near(di2i_loss(torch.tensor([0., math.log(3)]).view(1, 2, 1, 1), torch.zeros(1, 1, 1, 1)), math.log(4))
+
+def test_TDGAN_E1_overlapping_organs_cost_nothing_when_both_are_found():
+    v = torch.tensor([-20., 20, 20, -60, -60]).view(1, 5, 1, 1); y2 = torch.tensor([1, 1, 0, 0]).view(1, 4, 1, 1)
+    near(di2i_loss(v, y2), 0., 1e-6); assert F.cross_entropy(v, torch.tensor([[[1]]])) > .69
+
+def test_TDGAN_Ea_gradient_and_the_common_offset():
+    v = z.clone().requires_grad_(); w = torch.tensor([1., 2., .5, 3.])
+    g, = torch.autograd.grad(di2i_loss(v, m, w), v)
+    p = (z[:, 1:] - z[:, :1]).sigmoid()
+    assert_close(g[:, 1:], w.view(4, 1, 1)*(p - m)/(3*6*7), atol=1e-7, rtol=0); assert_close(g[:, 0], -g[:, 1:].sum(1), atol=1e-7, rtol=0)
+    assert_close(di2i_loss(z + 5, m), di2i_loss(z, m), atol=1e-5, rtol=0)
+
+def test_TDGAN_E1_is_finite_at_any_logit_and_in_half_precision():
+    assert di2i_loss(1e4*z, m).isfinite() and di2i_loss(z.bfloat16(), m.bool()).dtype == torch.float32
+    assert (di2i_loss(z.bfloat16(), m) - di2i_loss(z, m)).abs() < .02
+
+def test_TDGAN_E1_inverse_frequency():
+    w, share = inverse_frequency(m), m.mean((0, 2, 3))
+    near(w.mean(), 1.); assert_close(w/w[0], (share[0]/share).float(), atol=1e-4, rtol=1e-5); assert w[3] == w.max()
+    assert_close(di2i_loss(z, m, 'inverse'), di2i_loss(z, m, w))
+    none = m.clone(); none[:, 2] = 0
+    assert inverse_frequency(none).isfinite().all() and di2i_loss(z, none, 'inverse').isfinite()
+
+@pytest.mark.parametrize('call,match', [(lambda: di2i_loss(z[:, 1:], m), 'one logit for the background'), (lambda: di2i_loss(z, m[..., :1]), 'one grid'), (lambda: di2i_loss(z, m[:1]), 'one grid'),
+    (lambda: di2i_loss(z, m, [1., 2.]), '4 numbers'), (lambda: di2i_loss(z, m, 'frequency'), '4 numbers')])
+def test_TDGAN_E1_refuses(call, match):
+    with pytest.raises(XModSegError, match=match): call()

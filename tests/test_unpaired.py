@@ -230,3 +230,44 @@ def test_padded_gives_one_size_that_divides_and_adds_nothing_to_masks():
     assert (p.x[0] == .25).all() and (p.truth[0] == .5).all() and p.y[0].sum() == 45 and p.y[0][:5, :9].all()
     assert (p.x[1][:2, :3] == [[0, 1, 2], [3, 4, 5]]).all() and (p.x[1][1:, 2:] == 5).all() and p.y[1].sum() == 0
     assert padded(Slices([], [], [], [])).x == [] and padded(a.unlabelled()).y is None
+
+
+# ---- several organs
+
+def organs(names='ab', size=(20, 16), C=3):
+    "Organ k of a slice is where its pixels lie between k/C and (k+1)/C of the range: they exclude each other, and each is seen in the image."
+    p = pile(names, size, y=False)
+    band = lambda x, k: ((x > -1 + 2*k/C) & (x <= -1 + 2*(k + 1)/C)).astype(np.uint8)
+    return Slices(p.x, p.patient, [np.stack([band(x, k) for k in range(C)]) for x in p.x])
+
+def bands(x, C=3): return torch.cat([((x > -1 + 2*k/C) & (x <= -1 + 2*(k + 1)/C)).float() for k in range(C)], 1)
+
+@pytest.mark.parametrize('side', [None, 8, 24])
+def test_every_organ_is_cropped_padded_and_mirrored_with_its_image(side):
+    d = Unpaired(L, organs('ef'), batch=2, side=side)
+    for t in range(20):
+        b = d[t]
+        assert b.y_h.shape == (2, 3, *b.x_h.shape[2:]) and b.y_h.dtype == torch.float32
+        if side != 24: assert torch.equal(b.y_h, bands(b.x_h))
+    assert (b.y_h.sum(1) <= 1).all()
+    if side == 24: assert all(float(d[t].y_h[k].sum()) == 20*16 for t in range(5) for k in (0, 1))   # padding adds image, no organ
+
+def test_an_organ_pixel_of_any_plane_may_hold_the_crop():
+    x, y = np.zeros((40, 40)), np.zeros((2, 40, 40), int); y[0, 2, 2] = y[1, 37, 30] = 1
+    got = [random_crop(x, y, 5, np.random.default_rng(k))[1] for k in range(60)]
+    assert all(m.shape == (2, 5, 5) and m.sum() == 1 for m in got) and {int(m[1].sum()) for m in got} == {0, 1}
+
+def test_padded_grows_every_plane_and_adds_nothing():
+    p = padded(organs(size=(18, 13)), 8)
+    assert p.y[0].shape == (3, 24, 16) and p.y[0].sum() == 18*13 and (p.y[0][:, :18, :13] == organs(size=(18, 13)).y[0]).all()
+
+def test_piles_with_other_organs_or_axes_are_refused():
+    refuses('different numbers of organs', call=lambda: join([organs('a'), organs('b', C=2)]))
+    refuses('different numbers of organs', call=lambda: join([organs('a'), pile('b')]))
+    refuses('y lies on another grid', call=lambda: Slices([np.zeros((4, 4))], ['a'], [np.zeros((4, 4, 3))]))
+    refuses('y lies on another grid', call=lambda: Slices([np.zeros((4, 4))], ['a'], [np.zeros((1, 1, 4, 4))]))
+    refuses('truth lies on another grid', call=lambda: Slices([np.zeros((4, 4))], ['a'], truth=[np.zeros((2, 4, 4))]))
+
+def test_fingerprint_of_one_organ_is_what_it_was():   # checkpoints of earlier runs go on
+    p = Slices([np.full((2, 3), .5, np.float32)], ['a'], [np.array([[0, 1, 0], [1, 0, 0]], np.uint8)], spacing=(2., 3.))
+    assert p.fingerprint() == 'efda6481e168f1d5' != Slices(p.x, p.patient, [p.y[0][::-1]], spacing=(2., 3.)).fingerprint()
