@@ -18,7 +18,7 @@ setup(
     author=cfg['author'], url=cfg['git_url'], license='Apache-2.0',
     packages=find_packages(include=['xmodseg', 'xmodseg.*']), package_data={'xmodseg': ['weights/*']},
     python_requires='>=' + cfg['min_python'], install_requires=words('requirements'),
-    extras_require={'notebooks': words('notebooks_requirements'), 'itk': words('itk_requirements'),
-                    'dev': words('dev_requirements') + words('notebooks_requirements')},
+    extras_require={'notebooks': words('notebooks_requirements'), 'itk': words('itk_requirements'), 'augment': words('augment_requirements'),
+                    'dev': words('dev_requirements') + words('notebooks_requirements') + words('augment_requirements')},
     classifiers=['Programming Language :: Python :: 3', 'Intended Audience :: Science/Research'],
     zip_safe=False)
