@@ -6,12 +6,12 @@ from xmodseg.core import XModSegError
 from xmodseg.geometry import Surface, surface
 from xmodseg.rigid import icp, kabsch, measure_levels, p2s_table, prealign
 
-def thing(seed=0, spacing=(1., 1.2, .9), grow=0.):
-    "A lopsided body with two arms, smooth, about 30 mm long."
+def thing(spacing=(1., 1.2, .9), grow=0., front=1.):
+    "A lopsided body with two arms, smooth, about 30 mm long; `front` is the share of it that is there."
     p = np.indices((46, 40, 34)).T*spacing
     d = lambda c, r: np.linalg.norm((p - c)/r, axis=-1)*min(r) - min(r)
     s = np.minimum.reduce([d((20, 24, 15), (12, 9, 7)), d((32, 30, 18), (9, 4, 4)), d((14, 14, 12), (4, 9, 3)), d((22, 24, 22), (3, 4, 6))]).T
-    return surface(np.clip(.5 - (s - grow)/3, 0, 1), spacing)
+    return surface(np.clip(.5 - (s - grow)/3, 0, 1)*(np.arange(40) < front*40)[:, None], spacing)
 
 def on(s, n=74, seed=0):
     r, size = np.random.default_rng(seed), np.linalg.norm(s.normals, axis=1)
@@ -55,6 +55,11 @@ def test_RIGID_E2_iterations_bound_the_steps_and_say_so():
     assert len(f.history.rmse) == 4 and not f.converged
     assert f.history.rmse[0] == pytest.approx(np.sqrt((S.nearest(p).distance**2).mean()))
 
+def test_RIGID_E2_rest_is_part_of_converged_and_tol_decides_it():
+    p, near = on(S), dict(R=np.eye(3), t=np.array([.002, 0, 0]))
+    assert not icp(p, S, near, iterations=1, tol=1e-9).converged and icp(p, S, near, iterations=1, tol=.1).converged
+    assert len(icp(p + 1, S, tol=1e-2).history.rmse) < len(icp(p + 1, S, tol=1e-4).history.rmse)
+
 def test_RIGID_E3_both_steps_reach_the_same_minimum_and_the_plane_step_sooner():
     p = on(S) + np.random.default_rng(3).normal(0, .6, (74, 3))
     a, b = icp(p, S, step='point', iterations=400), icp(p, S, step='plane')
@@ -73,6 +78,16 @@ def test_RIGID_E4_finds_the_turn_and_promises_its_end():
         start = prealign(q, S)
         assert start.rmse < 3 and start.promise < .01 and np.linalg.det(start.R) == pytest.approx(1)
     assert (prealign(p, S, upright=True).R == np.eye(3)).all() and not np.allclose(start.R, np.eye(3), atol=.1)
+
+def test_RIGID_E4_every_turn_is_tried():
+    p = on(S)
+    axes = np.linalg.eigh(np.cov(p.T))[1]
+    for axis in axes.T: assert prealign(p @ Rotation.from_rotvec(np.pi*axis).as_matrix() @ Rotation.from_rotvec([.3, .2, .1]).as_matrix(), S).promise < .01
+
+def test_RIGID_E4_a_start_is_chosen_by_its_end():
+    broken, p = thing(front=.55), on(S, 74, 2) @ Rotation.random(random_state=2).as_matrix()
+    start = prealign(p, broken)
+    assert start.promise < 2.5 and icp(p, broken, start, step='plane').rmse < 2.5       # the start that lies nearest ends at 2.7 mm
 
 def test_RIGID_E4_axes_do_not_depend_on_the_mesh():
     b = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])*[5., 3., 2.]
@@ -122,7 +137,9 @@ def test_RIGID_E5_each_level_by_itself_in_mm():
     assert list(got) == ['T1', 'T2'] and all(e.p2s < 1e-3 and e.fit.converged and e.surface.closed for e in got.values())
     twice = measure_levels(m, (2, 2, 2), {k: 2*np.array(c) for k, c in centres.items()}, marks, step='plane')
     assert all(e.p2s > 1 for e in twice.values())                          # landmarks do not grow with the voxels
-    assert list(measure_levels(m, (1, 1, 1), centres, marks, ['T2'], step='plane')) == ['T2']
+    m[1:3, 1:3, 1:3] = True                                                # a stray part in the cell of T2
+    again = measure_levels(m, (1, 1, 1), centres, marks, ['T2'], step='plane')
+    assert list(again) == ['T2'] and again.T2.surface.points.min() > 3
 
 def test_RIGID_E5_levels_that_are_missing():
     m, centres, marks = stack()
