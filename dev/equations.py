@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from tree import root
 
-required = [f'SADN.E{i}' for i in range(1, 15)] + [f'TDGAN.{i}' for i in 'Ea E1 Eb E2 Ec E3'.split()]      # without a function and a test for each of these, the gates fail
+required = [f'SADN.E{i}' for i in range(1, 15)] + [f'TDGAN.{i}' for i in 'Ea E1 Eb E2 Ec E3'.split()] + [f'SCOL.{i}' for i in 'E1 E2 E3 E4 E5 E5b E6'.split()]      # without a function and a test for each of these, the gates fail
 order = ['SADN', 'SCOL', 'CSGAN', 'GMMT', 'TDGAN']   # the papers first, then the chapters' own
 _part, _sep = r'E(?:\d+[a-z]?|[a-z])(?![a-z])', r'(?:\s*,\s*|\s*/\s*|\s+and\s+|\s+to\s+|\s*[-–]\s*)'
 _ids = re.compile(rf'\b([A-Z]{{3,}})\.({_part}(?:{_sep}(?:\1\.)?{_part})*)')

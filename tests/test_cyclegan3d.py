@@ -1,0 +1,287 @@
+"The 3D CycleGAN by value: every term, every row, who moves whom, blocks without seams, scans on their own grid, models in mm, files."
+from types import SimpleNamespace
+import itertools, math
+import numpy as np, pytest, torch
+from torch.testing import assert_close
+from xmodseg.core import Bag, XModSegError
+from xmodseg.cyclegan3d import (ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, Planes, blend_blocks, cyclegan3d, draw_paths, find_bone, generator_terms,
+                                load_cyclegan3d, save_cyclegan3d, spine_model, unforced)
+from xmodseg.game import pulls
+from xmodseg.gradient import gc_loss
+from xmodseg.loop import fit
+from xmodseg.run import load_checkpoint
+from xmodseg.volume import Volume
+
+torch.set_num_threads(1)
+def noise(*s, seed=0): return torch.rand(*s, generator=torch.Generator().manual_seed(seed))*2 - 1
+def batch(seed=0, shape=(16, 32, 16)): return Bag(x_mr=noise(1, 1, *shape, seed=seed), x_ct=noise(1, 1, *shape, seed=seed + 1))
+def build(row='gc_signed', seed=0, **kw): torch.manual_seed(seed); return cyclegan3d(row, 'tiny', **kw)
+def reached(table): return {k: {n for n, v in row.items() if v} for k, row in table.items()}
+b, movers = batch(), {'G_mr2ct', 'G_ct2mr'}
+
+@pytest.fixture(scope='module')
+def net(): return build().eval()
+
+# ---- the forward map and the losses
+
+def stub(**kw): return SimpleNamespace(**{**dict(D_ct=lambda x: 0*x, D_mr=lambda x: 0*x, kind='sobel', polarity='signed', weights=WEIGHTS, G_mr2ct=lambda x: x, G_ct2mr=lambda x: x), **kw})
+def four(mr2ct=None, ct2mr=None, mr2ct2mr=None, ct2mr2ct=None):
+    pick = lambda given, other: other if given is None else given
+    return Bag(x_mr2ct=pick(mr2ct, b.x_mr), x_ct2mr=pick(ct2mr, b.x_ct), x_mr2ct2mr=pick(mr2ct2mr, b.x_mr), x_ct2mr2ct=pick(ct2mr2ct, b.x_ct))
+
+def test_SCOL_E2_E3_E4_each_image_by_its_own_net():
+    p = draw_paths(stub(G_mr2ct=lambda x: x + 1, G_ct2mr=lambda x: 3*x), b)
+    assert_close(p.x_mr2ct, b.x_mr + 1); assert_close(p.x_ct2mr, 3*b.x_ct); assert_close(p.x_mr2ct2mr, 3*(b.x_mr + 1)); assert_close(p.x_ct2mr2ct, 3*b.x_ct + 1)
+
+def test_SCOL_E2_E3_each_critic_judges_its_own_fakes():
+    z = dict(D_ct=lambda x: x + .3, D_mr=lambda x: 2*x)
+    t = generator_terms(stub(**z), b, four(mr2ct=.5*b.x_mr))
+    assert_close(t['adv'], (.5*b.x_mr + .3 - 1).square().mean() + (2*b.x_ct - 1).square().mean())
+
+def test_SCOL_E2_E3_critics_see_their_reality_and_detached_fakes():
+    class Spy(torch.nn.Module):
+        def __init__(self): super().__init__(); self.seen = []
+        def forward(self, x): self.seen.append(x); return x
+    n = build(); n.D_ct, n.D_mr = Spy(), Spy()
+    p = draw_paths(n, b).detach(); _, P_ct, P_mr = n.players()
+    assert (P_ct.name, P_mr.name) == ('D_ct', 'D_mr')
+    assert_close(P_ct.terms(b, p)['D_ct'], ((b.x_ct - 1).square().mean() + p.x_mr2ct.square().mean())/2)
+    assert_close(P_mr.terms(b, p)['D_mr'], ((b.x_mr - 1).square().mean() + p.x_ct2mr.square().mean())/2)
+    assert torch.equal(n.D_ct.seen[0], b.x_ct) and torch.equal(n.D_mr.seen[1], p.x_ct2mr) and not any(x.requires_grad for x in n.D_ct.seen)
+    assert [len(n.pool_ct.items), len(n.pool_mr.items)] == [1, 1] and torch.equal(n.pool_ct.items[0][0], p.x_mr2ct)
+
+def test_SCOL_E4_cycle_by_value():
+    t = generator_terms(stub(), b, four(mr2ct2mr=b.x_mr + .25, ct2mr2ct=b.x_ct - .5))
+    assert_close(t['cyc'], torch.tensor(.75)); assert_close(generator_terms(stub(), b, four())['cyc'], torch.tensor(0.))
+
+@pytest.mark.parametrize('polarity', ['signed', 'absolute'])
+def test_SCOL_E6_a_volume_with_its_own_translation(polarity):
+    fake = noise(1, 1, 16, 32, 16, seed=7)
+    t = generator_terms(stub(polarity=polarity), b, four(mr2ct=fake))
+    assert_close(t['gc'], gc_loss(b.x_ct, b.x_ct, b.x_mr, fake, polarity=polarity)); assert .3 < t['gc'] < .6   # one half of it is perfect
+    assert generator_terms(stub(polarity=polarity), b, four())['gc'] < 1e-4
+    assert generator_terms(stub(polarity=polarity), b, four(mr2ct=b.x_ct, ct2mr=b.x_mr))['gc'] > .6             # the other's volume is no partner
+    flipped = generator_terms(stub(polarity=polarity), b, four(mr2ct=-b.x_mr, ct2mr=-b.x_ct))['gc']
+    assert_close(flipped, torch.tensor(2. if polarity == 'signed' else 0.), atol=1e-3, rtol=0)
+
+def test_SCOL_E1_weighted_sum():
+    t = {k: torch.tensor(v) for k, v in dict(adv=1., cyc=2., gc=4.).items()}
+    assert float(build().total(t)) == 25. and float(build('gamma0').total(t)) == 21. and float(build(weights=dict(cyc=5.)).total(t)) == 15.
+    assert WEIGHTS == dict(adv=1., cyc=10., gc=1., idt=0.) and WEIGHTS['gc'] == .1*WEIGHTS['cyc']
+
+def test_idt_is_off_and_costs_nothing():
+    calls = []
+    n = stub(G_mr2ct=lambda x: calls.append(1) or x, G_ct2mr=lambda x: x + 1)
+    assert 'idt' not in generator_terms(n, b, four()) and not calls
+    n.weights = {**WEIGHTS, 'idt': 1.}; assert_close(generator_terms(n, b, four())['idt'], torch.tensor(1.))
+
+# ---- who moves whom
+
+def test_SCOL_E1_pulls():
+    for row in ROWS:
+        x = b if ROWS[row].get('dim', 3) == 3 else Bag(x_mr=noise(2, 1, 32, 32), x_ct=noise(2, 1, 32, 32, seed=1))
+        assert reached(pulls(build(row), x)) == dict(adv=movers, cyc=movers, gc=movers, D_ct={'D_ct'}, D_mr={'D_mr'})
+
+def test_SCOL_E6_a_detached_gc_changes_no_weight():
+    class Detached(CycleGAN3d):
+        def players(self):
+            G, *rest = super().players()
+            G.terms = lambda b, p: {**generator_terms(self, b, p), 'gc': gc_loss(b.x_ct, p.x_ct2mr.detach(), b.x_mr, p.x_mr2ct.detach())}
+            return [G, *rest]
+    def after(kind, **kw):
+        torch.manual_seed(3); n = kind(4, 4, lr=1e-3, **kw)
+        fit(n, [b, batch(5)], 2, device='cpu', watch=()); return list(n.parameters())
+    broken, none, right = after(Detached), after(CycleGAN3d, weights=dict(gc=0.)), after(CycleGAN3d)
+    assert all(torch.equal(p, q) for p, q in zip(broken, none)) and not all(torch.equal(p, q) for p, q in zip(none, right))
+
+def test_a_step_moves_everybody_and_fills_the_pools():
+    n = build(); start = {k: v.clone() for k, v in n.named_parameters()}
+    fit(n, [b], 1, device='cpu', watch=())
+    moved = {k.split('.')[0] for k, v in n.named_parameters() if not torch.equal(v, start[k])}
+    assert moved == movers | {'D_ct', 'D_mr'} and len(n.pool_ct.items) == 1
+
+def test_resume_is_the_uninterrupted_run(tmp_path):
+    data = [batch(s) for s in range(4)]
+    one, two = build(pool=2), build(pool=2)
+    fit(one, data, 4, device='cpu', watch=())
+    fit(two, data, 2, tmp_path, device='cpu', watch=(), save_every=2)
+    again = build(seed=9, pool=2); fit(again, data, 4, tmp_path, device='cpu', watch=())
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), again.parameters()))
+    with pytest.raises(XModSegError, match='another'): fit(build('gc_absolute', pool=2), data, 4, tmp_path, device='cpu', watch=())
+
+# ---- rows and sizes
+
+def test_rows_build_and_differ_where_they_should():
+    nets = {r: build(r) for r in ROWS}
+    assert {r: (n.dim, n.polarity, n.weights['gc']) for r, n in nets.items()} == dict(slice2d=(2, 'signed', 0.), gamma0=(3, 'signed', 0.), gc_signed=(3, 'signed', 1.), gc_absolute=(3, 'absolute', 1.))
+    assert {r: max(p.ndim for p in n.D_ct.parameters()) for r, n in nets.items()} == {r: max(p.ndim for p in n.G_ct2mr.parameters()) for r, n in nets.items()} == dict(slice2d=4, gamma0=5, gc_signed=5, gc_absolute=5)
+    assert cyclegan3d('gc_signed', 'tiny', lr=7.).lr == 7. and set(SIZES) == {'tiny', 'small', 'full'} and TRAINING == ('steps',)
+    with pytest.raises(XModSegError, match='no such row'): cyclegan3d('signed', 'tiny')
+    with pytest.raises(XModSegError, match='no such size'): cyclegan3d('gamma0', 'huge')
+
+def test_planes_are_slices_of_the_steps_own_block():
+    class Blocks(list): fingerprint = 'x'
+    x = batch(3); x.x_mr[:, :, :10] = 0.; x.name = ['a / b']
+    p = Planes(Blocks([x]*3), 4)
+    one = p[0]
+    assert one.x_mr.shape == (4, 1, 32, 16) and one.name == ['a / b'] and torch.equal(p[0].x_ct, one.x_ct) and not torch.equal(p[1].x_ct, one.x_ct)
+    assert one.x_mr.flatten(1).std(1).min() > .1 and all(any(torch.equal(s, t) for t in x.x_mr[0, 0]) for s in one.x_mr[:, 0])
+    assert len({s.sum().item() for s in one.x_ct}) == 4 and Planes(Blocks([x]), 5).fingerprint != p.fingerprint
+    x.x_mr[:] = 0.; assert Planes(Blocks([x]), 4)[0].x_mr.shape == (4, 1, 32, 16)      # nothing but flat slices: still an answer
+
+def test_unforced_reads_the_last_fifth():
+    assert unforced([dict(adv=100., cyc=100.)]*4 + [dict(adv=1., cyc=.5, gc=9.)]) == 6. and unforced([dict(adv=1., cyc=1.)]) == 11.
+    for bad in ([], [dict(gc=1.)]):
+        with pytest.raises(XModSegError, match='log without'): unforced(bad)
+
+# ---- blocks
+
+@pytest.mark.parametrize('sides, size, overlap', [((40, 33, 50), (16, 16, 16), .5), ((40, 33, 50), (16, 40, 20), .25), ((17, 16, 16), (16, 16, 16), .75), ((40, 33, 50), (16, 16, 16), 0.), ((40, 33), (16, 20), .5), ((20, 20, 20), None, .5)])
+def test_blocks_give_the_identity_back(sides, size, overlap):
+    x = noise(2, 1, *sides)
+    assert_close(blend_blocks(x, lambda v: v, size, overlap), x, atol=2e-6, rtol=0)
+    assert_close(blend_blocks(x, lambda v: torch.cat([v, 2*v], 1), size, overlap), torch.cat([x, 2*x], 1), atol=4e-6, rtol=0)
+
+def test_blocks_are_of_one_size_cover_all_and_overlap():
+    seen, hits = [], torch.zeros(1, 1, 40, 16, 70)
+    def fn(v): seen.append(tuple(v.shape[2:])); v += 1; return v
+    blend_blocks(hits, fn, (16, 16, 32), .5)
+    assert set(seen) == {(16, 16, 32)} and len(seen) == 4*1*4 and hits.min() >= 1
+
+def test_blending_is_the_hann_mean_of_its_blocks():
+    x = torch.zeros(1, 1, 48); calls = itertools.count(1.)
+    y = blend_blocks(x, lambda v: v + next(calls), (32,), .5)[0, 0]
+    w = np.sin(np.pi*(np.arange(32) + .5)/32)**2
+    assert_close(y[:16], torch.ones(16)); assert_close(y[32:], 2*torch.ones(16))
+    assert_close(y[16:32].double(), torch.from_numpy((w[16:]*1 + w[:16]*2)/(w[16:] + w[:16])), atol=1e-5, rtol=0)
+    assert (y.diff() > -1e-6).all() and y.diff().max() < .1                                # 1 becomes 2 without a step
+
+@pytest.mark.parametrize('bad', [-.1, 1., 1.5])
+def test_blocks_refuse(bad):
+    with pytest.raises(XModSegError, match='overlap'): blend_blocks(noise(1, 1, 32, 32, 32), lambda v: v, (16, 16, 16), bad)
+
+# ---- scans
+
+def scan(shape=(20, 37, 41), spacing=(3., 2., 2.5), seed=0):
+    a = np.diag([*spacing, 1.]); a[:3, 3] = 5, -7, 11
+    return Volume((np.random.default_rng(seed).gamma(2, 100, shape)).astype(np.float32), a, name='somebody')
+
+@pytest.mark.parametrize('row', ['gc_signed', 'slice2d'])
+def test_translation_lies_on_the_scans_own_grid(row):
+    n, v = build(row, spacing=(3., 2., 2.5), block=(16, 32, 32), hu=(-500, 700)).eval(), scan()
+    y = n.translate(v)
+    assert y.shape == v.shape and np.allclose(y.affine, v.affine) and y.kind == 'image' and 'somebody' in y.name and -500 <= y.data.min() < y.data.max() <= 700
+    mr = n.translate(v, to='mr'); assert -1 <= mr.data.min() and mr.data.max() <= 1
+    assert np.abs(y.data - n.translate(v, block=None).data).max() > 1e-3                   # the block of training is the default
+    if row == 'slice2d': assert_close(torch.from_numpy(n.translate(v, block=(1, 32, 32)).data), torch.from_numpy(y.data))
+
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_orientation_is_read_from_the_affine(axis):
+    n, v = build(spacing=(3., 2., 2.5)).eval(), scan()
+    a = v.affine.copy(); a[:3, 3] += a[:3, axis]*(v.shape[axis] - 1); a[:3, axis] *= -1
+    stored = Volume(np.flip(v.data, axis).copy(), a)
+    assert np.allclose(np.flip(n.translate(stored).data, axis), n.translate(v).data, atol=1e-2)
+    turned = Volume(v.data.transpose(2, 0, 1).copy(), v.affine[:, [2, 0, 1, 3]])
+    assert np.allclose(n.translate(turned).data.transpose(1, 2, 0), n.translate(v).data, atol=1e-2)
+
+def test_tensors_are_padded_and_cropped_exactly(net):
+    x = noise(2, 1, 17, 30, 21)
+    assert net.translate(x).shape == x.shape and not net.translate(x).requires_grad
+    n = build(); n.G_mr2ct = torch.nn.Identity(); n.config['block'] = [16, 16, 16]
+    assert_close(n.translate(x), x, atol=2e-6, rtol=0)
+    flat = build('slice2d').eval(); assert_close(flat.translate(x)[0, 0, 5], flat.translate(x[0, :, 5][None])[0, 0], atol=1e-5, rtol=1e-4)
+
+def test_translation_takes_the_right_generator(net):
+    n = build()
+    class Say(torch.nn.Module):
+        def __init__(self, s): super().__init__(); self.s = s
+        def forward(self, x): return 0*x + self.s
+    n.G_mr2ct, n.G_ct2mr = Say(.25), Say(-.5)
+    assert (n.translate(b.x_mr) == .25).all() and (n.translate(b.x_mr, 'mr') == -.5).all()
+
+def test_translation_refuses(net):
+    with pytest.raises(XModSegError, match='no such domain'): net.translate(b.x_mr, to='CT')
+    with pytest.raises(XModSegError, match='only an image'): net.translate(Volume(np.zeros((20, 20, 20), np.int16), np.eye(4), 'label'))
+    with pytest.raises(XModSegError, match='without contrast'): net.translate(Volume(np.zeros((20, 20, 20)), np.eye(4)))
+
+# ---- bone and its model
+
+def ball(c, r, n=48): return ((np.stack(np.indices((n,)*3), -1) - c)**2).sum(-1) < r*r
+centres = dict(L1=(24., 24., 35.), L2=(24., 24., 12.))
+two = ball((24, 24, 35), 10) | ball((24, 24, 12), 10)
+def ways(r=10., n=150):
+    w = np.random.default_rng(0).standard_normal((n, 3)); return r*w/np.linalg.norm(w, axis=1)[:, None]
+def volume(mask, spacing=1.): return Volume(mask.astype(np.uint8), np.diag([spacing]*3 + [1.]), 'label')
+
+def test_bone_is_what_touches_a_centre_or_is_largest():
+    extra = two | ball((8, 8, 24), 5)
+    v = Volume(np.where(extra, 500., 30.), np.eye(4))
+    near, largest = find_bone(v, centres=centres), find_bone(v)
+    assert near.kind == 'label' and near.shape == v.shape and not near.data[8, 8, 24] and near.data[24, 24, 12] and near.data[24, 24, 35]
+    assert largest.data.sum() < .6*near.data.sum()
+    with pytest.raises(XModSegError, match='touches no bone'): find_bone(v, centres=dict(L1=(1., 46., 1.)))
+
+def test_the_majority_vote_needs_fine_voxels():
+    sheet = np.full((40, 40, 40), 30.); sheet[20:22, 5:35, 5:35] = 500.; sheet[19, 10, 10] = 500.
+    assert find_bone(Volume(sheet, np.diag([1., 1, 1, 1]))).data[19, 10, 10] == 0 and find_bone(Volume(sheet, np.diag([3., 3, 3, 1]))).data[19, 10, 10] == 1
+
+def test_only_the_range_votes():
+    rng = np.random.default_rng(0)
+    x = np.where(two, 300., 40.) + rng.normal(0, 5, two.shape); x[:, :8] = -1000.
+    assert find_bone(Volume(x, np.eye(4)), centres=centres).data.mean() > .3 and abs(find_bone(Volume(x, np.eye(4)), lo=-50., centres=centres).data[:, :, 30:40].sum()/two[:, :, 30:40].sum() - 1) < .1
+
+@pytest.mark.parametrize('spacing', [1., 2.])
+def test_model_of_two_balls(spacing):
+    c = {n: spacing*np.array(p) for n, p in centres.items()}
+    marks = dict(L1=c['L1'] + spacing*ways() + (3, -2, 2), L2=c['L2'] + spacing*ways() + (-2, 3, 1))
+    m = spine_model(volume(two, spacing), c, marks)
+    assert max(m.error.values()) < .3*spacing and m.lost == [] and set(m.surfaces) == set(m.placed) == {'L1', 'L2'}
+    assert all(abs(s.volume/(4/3*math.pi*(10*spacing)**3) - 1) < .06 for s in m.surfaces.values())
+    assert all(np.allclose(np.linalg.norm(m.placed[n] - m.placed[n].mean(0), axis=1), np.linalg.norm(marks[n] - marks[n].mean(0), axis=1)) for n in marks)   # rigid
+    larger = spine_model(volume(two, spacing), c, {n: c[n] + 1.3*spacing*ways() for n in c}, rounds=1)
+    assert all(abs(e - 3*spacing) < .5*spacing for e in larger.error.values())             # mm: 30 % of the radius off
+
+def test_surfaces_without_landmarks(): assert (lambda m: (set(m.surfaces), m.error, m.placed))(spine_model(volume(two), centres)) == ({'L1', 'L2'}, {}, {})
+
+def test_a_lost_level_is_named_and_charged():
+    marks = {n: np.array(c) + ways() for n, c in centres.items()}
+    m = spine_model(volume(ball((24, 24, 35), 10) & (np.indices((48,)*3)[2] > 25)), centres, marks)
+    assert m.lost == ['L2'] and abs(m.error['L2'] - 10) < .3 and m.error['L1'] < .3
+    none = spine_model(volume(np.zeros((48,)*3)), centres, marks)
+    assert none.lost == ['L1', 'L2'] and none.surfaces == {} and all(abs(e - 10) < .3 for e in none.error.values())
+
+@pytest.mark.parametrize('bad', [dict(T3=ways()), dict(L1=ways()[:3]), dict(L1=np.full((74, 3), np.nan)), dict(L1=[])])
+def test_levels_that_cannot_be_scored(bad):
+    with pytest.raises(XModSegError, match='cannot be scored'): spine_model(volume(two), centres, bad)
+
+def test_landmarks_take_back_what_a_centre_gave_away():
+    "A process that hangs past the next level's centre line: the second round returns it."
+    long = two | (np.indices((48,)*3)[2] > 14) & (np.abs(np.indices((48,)*3)[0] - 24) < 3) & (np.abs(np.indices((48,)*3)[1] - 40) < 3) & (np.indices((48,)*3)[2] < 36)
+    long |= (np.abs(np.indices((48,)*3)[0] - 24) < 3) & (np.indices((48,)*3)[1] > 24) & (np.indices((48,)*3)[1] < 42) & (np.abs(np.indices((48,)*3)[2] - 34) < 3)
+    tail = np.array([(24 + dx, 40 + dy, z) for z in range(15, 36, 2) for dx, dy in ((-2.5, 0), (2.5, 0), (0, 2.5))], float)
+    marks = dict(L1=np.concatenate([np.array(centres['L1']) + ways(), tail]), L2=np.array(centres['L2']) + ways())
+    once, twice = (spine_model(volume(long), centres, marks, rounds=r) for r in (1, 2))
+    assert twice.error['L1'] < once.error['L1'] and twice.surfaces['L1'].points[:, 2].min() < once.surfaces['L1'].points[:, 2].min() - 3
+
+def test_segment_on_tensors_and_volumes():
+    class Paint(torch.nn.Module):
+        def forward(self, x): return torch.where(x > 0, .8, -.2)
+    n = build(hu=(-1000, 1000)); n.G_mr2ct = Paint()
+    x = torch.where(torch.from_numpy(ball((24, 24, 24), 12)), .5, -.5)[None, None]
+    y = n.segment(x); assert y.shape == x.shape and set(y.unique().tolist()) == {0., 1.} and ((y > 0) == (x > 0)).float().mean() > .99
+    v = n.segment(Volume(x[0, 0].numpy()*100, np.eye(4)), centres=dict(L1=(24., 24, 24))); assert v.kind == 'label' and abs(v.data.sum()/float((x > 0).sum()) - 1) < .05
+
+# ---- files
+
+def test_files(tmp_path, net):
+    save_cyclegan3d(net, tmp_path/'n.safetensors'); save_cyclegan3d(net, tmp_path/'w.safetensors', half=False)
+    near, exact = load_cyclegan3d(tmp_path/'n.safetensors'), load_cyclegan3d(tmp_path/'w.safetensors')
+    assert torch.equal(exact.translate(b.x_mr), net.translate(b.x_mr)) and near.config == net.config and not near.training
+    assert (near.translate(b.x_ct, 'mr') - net.translate(b.x_ct, 'mr')).abs().mean() < .02
+    assert not [k for k in load_checkpoint(tmp_path/'n.safetensors')['method'] if not k.startswith('G_')]
+    with pytest.raises(XModSegError, match='no such checkpoint'): load_cyclegan3d(tmp_path/'x.safetensors')
+
+def test_a_checkpoint_of_a_run_loads_too(tmp_path):
+    n = build(block=(16, 32, 16)); fit(n, [b], 1, tmp_path, device='cpu', watch=())
+    again = load_cyclegan3d(next(tmp_path.glob('*.safetensors')))
+    assert torch.equal(again.translate(b.x_mr), n.eval().translate(b.x_mr)) and again.config['block'] == [16, 32, 16]
