@@ -32,7 +32,7 @@ def test_29_1_total_is_weighted_and_a_watched_term_pulls_on_nothing():
 def test_on_volume_keeps_the_scan_s_grid_and_refuses_a_method_without_slices():
     vol = Volume(np.random.default_rng(0).uniform(-900, 1900, (3, 40, 36)).astype(np.float32), np.diag([-2., 1, 3, 1]))
     m = gan(slices=dict(hu=(-1000, 2000)))
-    with torch.no_grad(): m.G_l2h.net = nn.Identity()
+    with torch.no_grad(): m.G_l2h.net = nn.Sequential()
     back = m.translate(vol)
     assert back.shape == vol.shape and np.allclose(back.affine, vol.affine) and np.abs(back.data - vol.data).max() < .01
     s = Supervised(nn.Identity(), config=dict(axis=0, spacing=None, hu=(-1000, 2000), divisor=4)); s.p = nn.Parameter(torch.zeros(1))
