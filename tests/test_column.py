@@ -192,14 +192,12 @@ def test_COLUMN_E7_planes_too():
 # ---- turned and bent
 
 def test_COLUMN_E8_a_quarter_turn_takes_right_to_front():
-    pytest.importorskip('monai')
     d = np.zeros((11, 11, 11), np.float32); d[9, 5, 5] = 1
     assert np.unravel_index(turned(d, (2, 2, 2), (0, 0, np.pi/2)).argmax(), d.shape) == (5, 9, 5)
     assert np.unravel_index(turned(d, (2, 2, 2), (0, np.pi/2, 0)).argmax(), d.shape) == (5, 5, 1)      # right goes down
     near(turned(d, (1, 2, 3), (0, 0, 0)), d, 1e-5)
 
 def test_COLUMN_E8_thick_voxels_keep_millimetres():
-    pytest.importorskip('monai')
     spacing, shape = np.array([4., 1., 2.]), (28, 96, 40)
     mm = (np.indices(shape).transpose(1, 2, 3, 0) - (np.array(shape) - 1)/2)*spacing
     blob = np.exp(-((mm - (24, 0, 0))**2).sum(-1)/2/5**2).astype(np.float32)
@@ -207,14 +205,12 @@ def test_COLUMN_E8_thick_voxels_keep_millimetres():
     near((mm*out[..., None]).sum((0, 1, 2))/out.sum(), (24*np.cos(np.radians(50)), 24*np.sin(np.radians(50)), 0), .3)
 
 def test_COLUMN_E9_a_constant_offset_is_a_shift_in_mm():
-    pytest.importorskip('monai')
     x, shift = np.random.default_rng(0).normal(size=(9, 12, 10)).astype(np.float32), np.zeros((3, 3, 3, 3))
     near(bent(x, (2., 3., 4.), shift), x, 1e-4)
     shift[1] = 6.
     near(bent(x, (2., 3., 4.), shift)[:, :-2], x[:, 2:], 1e-4)
 
 def test_COLUMN_E9_control_points_are_hit_and_the_field_is_smooth():
-    pytest.importorskip('monai')
     ramp = np.broadcast_to(np.arange(41, dtype=np.float32)[:, None, None], (41, 21, 21)).copy()
     d = np.zeros((3, 3, 3, 3)); d[0, 1, 1, 1] = 5.
     out = bent(ramp, (2., 2., 2.), d) - ramp                              # displacement along x, in voxels

@@ -12,7 +12,7 @@ from xmodseg.folders import film_ending, read_film
 from xmodseg.phantom import LABELS, patient, render_ct
 from xmodseg.volume import Volume
 
-Image = pytest.importorskip('PIL.Image'); pytest.importorskip('nibabel'); pytest.importorskip('SimpleITK')
+from PIL import Image
 WORLD = dict(shape=(46, 36, 54), spacing=8., side=32)
 GROUPS = ('train_drr', 'train_xray', 'test_drr', 'test_xray')
 
