@@ -124,7 +124,6 @@ def test_a_pile_knows_its_patients_and_refuses_what_does_not_fit():
 
 @pytest.fixture(scope='module')
 def more(pile, cache):
-    pytest.importorskip('monai')
     return augmented(pile, 'mr', (2, 1, 3), cache=cache, workers=1)
 
 def test_SPINES_E3_each_volume_and_its_copies_of_every_kind(pile, more):
@@ -156,7 +155,6 @@ def test_SPINES_E3_75_copies_are_read_again_and_made_again_when_damaged(pile, mo
         assert torn.read_bytes() == whole and again.fingerprint() == more.fingerprint()
 
 def test_SPINES_E3_changed_voxels_settings_and_modality_are_other_files(pile, cache, tmp_path):
-    pytest.importorskip('monai')
     one, count = pile.of([pile.patient[0]]), lambda: len(list(tmp_path.glob('*.npy')))
     moved = Volumes3d([one.x[0] + np.float32(1e-3)], one.patient, spacing=one.spacing)
     for k, call in enumerate((lambda: augmented(one, 'mr', (0, 1, 0), cache=tmp_path), lambda: augmented(moved, 'mr', (0, 1, 0), cache=tmp_path), lambda: augmented(one, 'ct', (0, 1, 0), cache=tmp_path),
