@@ -1,20 +1,21 @@
 "Who is trained on, who is scored: three kinds of cohort and their cache. Numbers in names are rows of the fault table."
-import ast, os, pickle, warnings
+import ast, math, os, pickle, warnings
+from functools import partial
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 import xmodseg.cbct
 from xmodseg import cohort
-from xmodseg.cohort import WORLDS, folder_cohort, own_scan, phantom_case, phantom_cohort, phantom_scan, phantoms, simulated_cohort, simulated_scan
+from xmodseg.cohort import WORLDS, all_of, folder_cohort, own_scan, phantom_case, phantom_cohort, phantom_scan, phantoms, simulated_cohort, simulated_scan
 from xmodseg.core import XModSegError
 from xmodseg.files import write_volume
 from xmodseg.folders import Case, cases
-from xmodseg.phantom import patient, render_ct, vertebra_mask
+from xmodseg.implicit import draw_params
+from xmodseg.phantom import patient, render_ct, tissue_hu, vertebra_mask
 from xmodseg.unpaired import Slices, Unpaired, cut
 from xmodseg.volume import Volume, to_slices, window
 
-pytest.importorskip('nibabel'); pytest.importorskip('SimpleITK')
 GRID = dict(shape=(56, 42, 32), spacing=6., fov_mm=210., side=32, within=24., hu=(-400, 1100), train=1, test=1)
 PARTS = ('train_l', 'train_h', 'test_l', 'test_h')
 
@@ -125,7 +126,7 @@ def test_COHORT_E1_75_a_damaged_file_is_made_again_with_a_warning(tmp_path):
 
 def test_second_call_makes_nothing(tmp_path, monkeypatch):
     a = phantoms([5, 6], False, grid=GRID, cache=tmp_path, workers=1)
-    monkeypatch.setattr(cohort, '_make_all', lambda jobs, workers: [] if not jobs else 1/0)
+    monkeypatch.setattr(cohort, 'all_of', lambda jobs, make, workers: [] if not jobs else 1/0)
     b = phantoms(iter([5, 6]), False, grid={**GRID, 'train': 9}, cache=tmp_path)
     assert a.fingerprint() == b.fingerprint() and a.truth is not None
     with pytest.raises(ZeroDivisionError): phantoms([5], False, grid={**GRID, 'within': 12.}, cache=tmp_path)
@@ -172,7 +173,17 @@ def test_78_79_workers_change_nothing(tmp_path, cache):
     assert one.fingerprint() == two.fingerprint() and one.patient == ['phantom0021']*8 + ['phantom0022']*8
     np.testing.assert_array_equal(one.truth, two.truth)
 
-def test_61_a_refusal_in_a_worker_keeps_its_words(): assert pickle.loads(pickle.dumps(XModSegError('no such severity', found='x', needed='mild'))).found == 'x'
+@pytest.mark.parametrize('workers', [0, 1, 2, 5])
+def test_all_of_keeps_the_order_and_passes_an_error_on(workers):
+    assert all_of([9, 4, 1, 16], math.sqrt, workers) == [3, 2, 1, 4] and all_of([], math.sqrt, workers) == []
+    with pytest.raises(ValueError): all_of([1, -1], math.sqrt, workers)
+
+def test_61_a_refusal_in_a_worker_keeps_its_words():
+    assert pickle.loads(pickle.dumps(XModSegError('no such severity', found='x', needed='mild'))).found == 'x'
+    with pytest.raises(XModSegError, match='no such contrast phase') as e: all_of(['native', 'venous'], partial(tissue_hu, draw_params(1)), 2)
+    assert e.value.found == 'venous'
+
+def test_a_worker_that_dies_is_named(): refuses('a worker process died', 'workers=1', call=lambda: all_of([3, 3], os._exit, 2))
 
 def test_unknown_severity(tmp_path): refuses('no such severity', 'awful', call=lambda: phantoms([1], True, 'awful', GRID, tmp_path, workers=1))
 

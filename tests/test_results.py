@@ -3,6 +3,7 @@ import json, subprocess, sys
 import pytest
 import compare_results, merge_results, results, results_table
 from tree import root
+from xmodseg.run import Records
 
 def run(seed=0, dice=.9, hd=8., row='M5', **more):
     return dict(method='SADN', size='tiny', seed=seed, steps=60, hardware='CPU', minutes=2., command=f'papermill nbs/40.ipynb OUT.ipynb -p size tiny -p seed {seed} -p out runs/{seed}',
@@ -24,6 +25,16 @@ def test_merge_lists_follow_the_seeds(paths):
     assert m['gap_closed']['M5'] == pytest.approx([.59, .58, .57])
     assert set(m) == {'method', 'size', 'seeds', 'steps', 'hardware', 'minutes', 'command', 'rows', 'gap_closed'}
     assert m['minutes'] == 2. and m['command'] == 'papermill nbs/40.ipynb OUT.ipynb -p size tiny'   # without seed and folder: the same for all seeds
+
+def test_what_records_writes_can_be_merged_and_compared(tmp_path):
+    def written(seed, dice):
+        r = Records(tmp_path/str(seed), seed, 'tiny', lambda row: 60, fold=seed)
+        r.keep('M5', dict(y_l=dict(dice=dice)), 60.)
+        return r.write(method='sadn', steps=60, command=f'papermill nbs/40.ipynb OUT.ipynb -p size tiny -p seed {seed}', gap_closed=dict(M5=dice))
+    told = [written(0, .5), written(1, .75)]
+    m = merge_results.merge([tmp_path/s/'metrics.json' for s in '01'])
+    assert m['seeds'] == [0, 1] and m['rows']['M5']['y_l']['dice'] == [.5, .75] and m['gap_closed']['M5'] == [.5, .75] and m['minutes'] == 1.
+    assert compare_results.compare(told[0], m, .2)[1] == [] and compare_results.compare(told[0], m)[1] == ['M5.y_l.dice', 'M5.gap_closed']
 
 def test_rows_of_one_seed_may_come_from_several_runs(paths):
     m = merge_results.merge(paths(run(0), run(0, row='M1'), run(1), run(1, row='M1')))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from xmodseg import run as module
 from xmodseg.core import Bag, XModSegError
-from xmodseg.run import Run, leave, load_checkpoint, panels, progress, read_log, save_checkpoint, stoppable
+from xmodseg.run import Records, Run, leave, load_checkpoint, panels, progress, read_log, save_checkpoint, stoppable
 
 def adam_state(seed=0):
     "A small net with a used Adam, and the kinds of plain values."
@@ -226,3 +226,74 @@ def test_panels_are_drawn_when_due_and_a_bad_drawing_only_warns(tmp_path):
     assert (tmp_path/'panels'/'step_00000200.png').exists() and not (tmp_path/'panels'/'step_00000160.png').exists()
     with pytest.warns(UserWarning, match='ZeroDivisionError'): panels(lambda run: 1/0, every=1)(Bag(step=1, start=0, steps=2, out=tmp_path))
     panels(Figure, every=1)(Bag(step=1, start=0, steps=2, out=None))
+
+# ---- the rows of an experiment
+
+def rows_of(out, seed=0, n=40, resume=True, size='tiny', **settings): return Records(out, seed, size, lambda row: 0 if row == 'bare' else n, resume, **settings)
+
+def test_04_4_a_second_start_finds_the_rows_and_writes_the_common_form(tmp_path):
+    r = rows_of(tmp_path/'new'/'deep', fold=1, data=None)
+    assert r.done('M1') is None and r.all() == {}
+    r.keep('M1', dict(y_l=dict(dice=.5)), 90., doubt=.25); r.keep('bare', Bag(y_l=dict(dice=.25)), 0.)
+    assert not list((tmp_path/'new').rglob('*.part'))
+    again = rows_of(tmp_path/'new'/'deep', fold=1, data=None)
+    assert again.done('M1') == dict(row='M1', seed=0, size='tiny', fold=1, data=None, steps=40, minutes=1.5, scores=dict(y_l=dict(dice=.5)), doubt=.25)
+    assert list(again.all()) == ['M1', 'bare'] and again.all()['bare']['steps'] == 0
+    told = again.write(method='toy', steps=40, command='c', gap_closed=dict(M1=.5))
+    assert told == json.loads((tmp_path/'new'/'deep'/'metrics.json').read_text(encoding='utf-8'))
+    assert set(told) == {'method', 'size', 'seed', 'steps', 'hardware', 'minutes', 'command', 'rows', 'gap_closed'}
+    assert (told['seed'], told['size'], told['minutes'], told['rows']) == (0, 'tiny', 1.5, dict(M1=dict(y_l=dict(dice=.5)), bare=dict(y_l=dict(dice=.25))))
+    assert again.write(method='toy', rows={}, minutes=7.)['rows'] == {} and json.loads((tmp_path/'new'/'deep'/'metrics.json').read_text())['minutes'] == 7.
+
+@pytest.mark.parametrize('change, words', [(dict(seed=1), 'found seed 0, needed seed 1'), (dict(n=80), 'found steps 40, needed steps 80'), (dict(size='full'), "found size 'tiny', needed size 'full'"),
+    (dict(fold=2), 'found fold 0, needed fold 2'), (dict(data='scans'), "found data None, needed data 'scans'"), (dict(seed=1, fold=2), 'found seed 0, fold 0, needed seed 1, fold 2')])
+def test_04_4_a_row_of_other_settings_is_refused_before_anything_is_trained(tmp_path, change, words):
+    rows_of(tmp_path, fold=0, data=None).keep('M1', {}, 0.)
+    with pytest.raises(XModSegError, match=f'other settings: {words}.*choose another `out`') as e: rows_of(tmp_path, **{**dict(fold=0, data=None), **change})
+    assert 'M1' in str(e.value.file)
+    rows_of(tmp_path, fold=0, data=None)
+
+def test_04_4_a_row_that_appears_later_is_refused_too(tmp_path):
+    mine = rows_of(tmp_path)
+    rows_of(tmp_path, seed=1).keep('M2', {}, 0.)
+    for ask in (lambda: mine.done('M2'), mine.all, mine.write):
+        with pytest.raises(XModSegError, match='found seed 1, needed seed 0'): ask()
+    assert mine.done('M1') is None and not (tmp_path/'metrics.json').exists()
+
+def test_older_records_name_fewer_settings_and_are_read(tmp_path):
+    (tmp_path/'M1').mkdir()
+    old = dict(row='M1', seed=3, steps=40, minutes=2., scores=dict(y_l=dict(dice=.5)))
+    (tmp_path/'M1'/'scores.json').write_text(json.dumps(old))
+    assert rows_of(tmp_path, seed=3, fold=1).done('M1') == old
+    for bad in (dict(seed=4), dict(seed=3, n=41)):
+        with pytest.raises(XModSegError, match='other settings'): rows_of(tmp_path, **bad)
+
+@pytest.mark.parametrize('text', ['', '{"row": "M1", "seed": 0, "sco', '[]', '{}', 'null', b'\xff\xfe{'])
+def test_half_a_record_is_a_row_to_be_scored_again(tmp_path, text):
+    (tmp_path/'M1').mkdir()
+    (tmp_path/'M1'/'scores.json').write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.warns(UserWarning, match='M1.*not scored'): r = rows_of(tmp_path)
+    r.keep('M1', dict(a=1), 0.)
+    assert r.done('M1')['scores'] == dict(a=1)
+
+def test_without_resume_only_what_was_kept_now_is_known(tmp_path):
+    rows_of(tmp_path).keep('M1', {}, 0.)
+    r = rows_of(tmp_path, seed=1, resume=False)
+    assert r.done('M1') is None and r.all() == {}
+    r.keep('M2', dict(a=1), 60.)
+    assert list(r.all()) == ['M2'] and r.done('M2')['seed'] == 1 and r.write()['minutes'] == 1.
+
+def test_settings_are_compared_as_they_are_read(tmp_path):
+    how = dict(hu=(-400, 1100), data=Path('scans'), share=.1 + .2)
+    rows_of(tmp_path, **how).keep('M1', {}, 0.)
+    assert rows_of(tmp_path, **how).done('M1')['hu'] == [-400, 1100]
+
+@pytest.mark.parametrize('what', ['scores', 'metrics', 'folder'])
+def test_what_cannot_be_written_is_named_and_the_old_file_stands(tmp_path, monkeypatch, what):
+    r = rows_of(tmp_path/'e'); r.keep('M1', dict(a=1), 0.); r.write(n=1)
+    def full(f, g): raise OSError(28, 'No space left on device')
+    if what != 'folder': monkeypatch.setattr(os, 'replace', full)
+    (tmp_path/'file').write_text('')
+    call = dict(scores=lambda: r.keep('M1', dict(a=2), 0.), metrics=lambda: r.write(n=2), folder=lambda: rows_of(tmp_path/'file'/'below'))[what]
+    with pytest.raises(XModSegError, match='cannot be written.*choose another `out`'): call()
+    assert r.done('M1')['scores'] == dict(a=1) and json.loads((tmp_path/'e'/'metrics.json').read_text())['n'] == 1 and not list(tmp_path.rglob('*.part'))
