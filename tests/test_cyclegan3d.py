@@ -4,7 +4,7 @@ import itertools, math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from xmodseg.core import Bag, XModSegError
-from xmodseg.cyclegan3d import (ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, Planes, blend_blocks, cyclegan3d, draw_paths, find_bone, generator_terms,
+from xmodseg.cyclegan3d import (ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
                                 load_cyclegan3d, save_cyclegan3d, spine_model, unforced)
 from xmodseg.game import pulls
 from xmodseg.gradient import gc_loss
@@ -133,32 +133,6 @@ def test_unforced_reads_the_last_fifth():
     assert unforced([dict(adv=100., cyc=100.)]*4 + [dict(adv=1., cyc=.5, gc=9.)]) == 6. and unforced([dict(adv=1., cyc=1.)]) == 11.
     for bad in ([], [dict(gc=1.)]):
         with pytest.raises(XModSegError, match='log without'): unforced(bad)
-
-# ---- blocks
-
-@pytest.mark.parametrize('sides, size, overlap', [((40, 33, 50), (16, 16, 16), .5), ((40, 33, 50), (16, 40, 20), .25), ((17, 16, 16), (16, 16, 16), .75), ((40, 33, 50), (16, 16, 16), 0.), ((40, 33), (16, 20), .5), ((20, 20, 20), None, .5)])
-def test_blocks_give_the_identity_back(sides, size, overlap):
-    x = noise(2, 1, *sides)
-    assert_close(blend_blocks(x, lambda v: v, size, overlap), x, atol=2e-6, rtol=0)
-    assert_close(blend_blocks(x, lambda v: torch.cat([v, 2*v], 1), size, overlap), torch.cat([x, 2*x], 1), atol=4e-6, rtol=0)
-
-def test_blocks_are_of_one_size_cover_all_and_overlap():
-    seen, hits = [], torch.zeros(1, 1, 40, 16, 70)
-    def fn(v): seen.append(tuple(v.shape[2:])); v += 1; return v
-    blend_blocks(hits, fn, (16, 16, 32), .5)
-    assert set(seen) == {(16, 16, 32)} and len(seen) == 4*1*4 and hits.min() >= 1
-
-def test_blending_is_the_hann_mean_of_its_blocks():
-    x = torch.zeros(1, 1, 48); calls = itertools.count(1.)
-    y = blend_blocks(x, lambda v: v + next(calls), (32,), .5)[0, 0]
-    w = np.sin(np.pi*(np.arange(32) + .5)/32)**2
-    assert_close(y[:16], torch.ones(16)); assert_close(y[32:], 2*torch.ones(16))
-    assert_close(y[16:32].double(), torch.from_numpy((w[16:]*1 + w[:16]*2)/(w[16:] + w[:16])), atol=1e-5, rtol=0)
-    assert (y.diff() > -1e-6).all() and y.diff().max() < .1                                # 1 becomes 2 without a step
-
-@pytest.mark.parametrize('bad', [-.1, 1., 1.5])
-def test_blocks_refuse(bad):
-    with pytest.raises(XModSegError, match='overlap'): blend_blocks(noise(1, 1, 32, 32, 32), lambda v: v, (16, 16, 16), bad)
 
 # ---- scans
 

@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from torch import nn
 from torch.testing import assert_close
 from xmodseg.core import Bag, XModSegError, count_params
-from xmodseg.game import pulls
+from xmodseg.game import Method, pulls
 from xmodseg.loop import fit
 from xmodseg.sadn import (ROWS, SIZES, TRAINING, WEIGHTS, AdaptedSegmentor, FeatureCritic, SADN, draw_masks, draw_paths, evaluate, generator_terms, load_sadn,
                           look_scores, mask_scores, outputs, sadn, save_sadn, segmentor_scores)
@@ -282,12 +282,26 @@ def pile(radii, truth=False):
 
 class Oracle(nn.Linear):
     "Its images are masks: content is the image, every decoder and segmentor is right."
-    config, E_a = dict(hu=(-1000, 2000)), staticmethod(lambda x: [x])
+    config, tiled, E_a = dict(hu=(-1000, 2000)), Method.tiled, staticmethod(lambda x: [x])
     E_l = E_h = clean = staticmethod(lambda x: x)
     G_l = G_h = staticmethod(lambda c, _: c)
     G_s = staticmethod(lambda c: (c > 0).float())
     def has(self, part): return True
     def look(self, x, domain): return (x > 0).float()
+
+def test_evaluate_and_segment_ask_tile_by_tile_when_trained_on_crops():
+    seen = []
+    class Seeing(Oracle):
+        config = dict(hu=(-1000, 2000), tile=16)
+        def look(self, x, domain): seen.append(tuple(x.shape[2:])); return (x > 0).float()
+    tiles, whole = (evaluate(Seeing(1, 1), pile((6, 8)), pile((14, 16)), **how) for how in ({}, dict(tile=None)))
+    assert set(seen) == {(16, 16), pile((6,)).x[0].shape} and tiles.y_l.dice == whole.y_l.dice == 1. and tiles.y_hl.hd == whole.y_hl.hd == 0.
+    net = build(tile=32).eval(); x = torch.rand(1, 1, 32, 64, generator=torch.Generator().manual_seed(0))*2 - 1
+    w = torch.sin(torch.pi*(torch.arange(32) + .5)/32)**2
+    a, b, c = (net.look(x[..., k:k + 32], 'l').detach() for k in (0, 16, 32))
+    y = net.segment(x, 'y_l')
+    torch.testing.assert_close(y[..., :16], a[..., :16]); torch.testing.assert_close(y[..., 48:], c[..., 16:])
+    torch.testing.assert_close(y[..., 16:32], a[..., 16:]*w[16:] + b[..., :16]*w[:16])
 
 def test_evaluate_compares_each_mask_with_the_truth_of_its_content():
     s = evaluate(Oracle(1, 1), pile((6, 8, 10)), pile((14, 16, 18, 20, 22)), batch=2)   # no l shape is an h shape

@@ -1,11 +1,13 @@
 "Piles of slices and the stream of unpaired batches. Numbers in names are rows of the fault table."
 from functools import partial
+import itertools
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from xmodseg.core import XModSegError
-from xmodseg.unpaired import padded, Slices, Unpaired, cut, join, random_crop, refuse_shared, split_patients
+from xmodseg.unpaired import padded, Slices, Unpaired, blend_blocks, cut, join, random_crop, refuse_shared, split_patients
 from xmodseg.volume import Volume, window
 
 rng = np.random.default_rng(0)
@@ -162,7 +164,33 @@ def test_an_empty_mask_crops_anywhere():
 
 # ---- the stream
 
-def test_UNPAIRED_E4_a_batch_depends_on_the_step_alone():
+def noise(*s, seed=0): return torch.rand(*s, generator=torch.Generator().manual_seed(seed))*2 - 1
+
+@pytest.mark.parametrize('sides, size, overlap', [((40, 33, 50), (16, 16, 16), .5), ((40, 33, 50), (16, 40, 20), .25), ((17, 16, 16), (16, 16, 16), .75), ((40, 33, 50), (16, 16, 16), 0.), ((40, 33), (16, 20), .5), ((20, 20, 20), None, .5)])
+def test_UNPAIRED_E4_blocks_give_the_identity_back(sides, size, overlap):
+    x = noise(2, 1, *sides)
+    assert_close(blend_blocks(x, lambda v: v, size, overlap), x, atol=2e-6, rtol=0)
+    assert_close(blend_blocks(x, lambda v: torch.cat([v, 2*v], 1), size, overlap), torch.cat([x, 2*x], 1), atol=4e-6, rtol=0)
+
+def test_UNPAIRED_E4_blocks_are_of_one_size_cover_all_and_overlap():
+    seen, hits = [], torch.zeros(1, 1, 40, 16, 70)
+    def fn(v): seen.append(tuple(v.shape[2:])); v += 1; return v
+    blend_blocks(hits, fn, (16, 16, 32), .5)
+    assert set(seen) == {(16, 16, 32)} and len(seen) == 4*1*4 and hits.min() >= 1
+
+def test_UNPAIRED_E4_blending_is_the_hann_mean_of_its_blocks():
+    x = torch.zeros(1, 1, 48); calls = itertools.count(1.)
+    y = blend_blocks(x, lambda v: v + next(calls), (32,), .5)[0, 0]
+    w = np.sin(np.pi*(np.arange(32) + .5)/32)**2
+    assert_close(y[:16], torch.ones(16)); assert_close(y[32:], 2*torch.ones(16))
+    assert_close(y[16:32].double(), torch.from_numpy((w[16:]*1 + w[:16]*2)/(w[16:] + w[:16])), atol=1e-5, rtol=0)
+    assert (y.diff() > -1e-6).all() and y.diff().max() < .1                                # 1 becomes 2 without a step
+
+@pytest.mark.parametrize('bad', [-.1, 1., 1.5])
+def test_UNPAIRED_E4_blocks_refuse(bad):
+    with pytest.raises(XModSegError, match='overlap'): blend_blocks(noise(1, 1, 32, 32, 32), lambda v: v, (16, 16, 16), bad)
+
+def test_UNPAIRED_E5_a_batch_depends_on_the_step_alone():
     data, again = DATA(), DATA()
     first = [data[t] for t in range(6)]
     assert all(equal(first[t], again[t]) for t in (5, 2, 0)) and not equal(first[0], first[1])
