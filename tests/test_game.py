@@ -130,7 +130,7 @@ def test_29_5_one_image_says_nothing_about_collapse(): assert symptoms(x[:1], .9
 
 def test_29_5_monitor_says_each_sign_once_and_counts_steps(capsys):
     look = monitor(lambda run: (x, .8*x, real), spell=200)
-    def said(k, v): look(Bag(step=k, log=dict(adv=1., D_h=v, cyc=.001))); return capsys.readouterr().out
+    def said(k, v): look(Bag(step=k, log=dict(adv=1., D_h=v, cyc=.001, DD=.001))); return capsys.readouterr().out
     assert [said(k, .01) for k in (100, 250)] == ['', ''] and said(260, .5) == ''       # it recovered: counted anew
     assert [said(k, .01) for k in (300, 499)] == ['', ''] and 'step 500: sure D_h' in said(500, .01) and said(600, .01) == ''
 

@@ -318,6 +318,17 @@ def test_another_task_plays_the_same_game(tmp_path):
     with pytest.raises(XModSegError, match='task'): load_tdgan(tmp_path/'m.safetensors')
     other = Task(Heat(), torch.sigmoid, task.loss, 3); assert torch.equal(load_tdgan(tmp_path/'m.safetensors', other).segment(b.x_l), m.eval().segment(b.x_l))
 
+def test_a_task_knows_its_maps_or_asks():
+    one = Task(DI2I(**HOW, organs=1)); assert one.n_maps == 1 == one.maps(torch.zeros(1, 1, 32, 32)).shape[1]
+    assert TDGAN(one, base=4, n_blocks=1, n_disc=2).D_drr.c_in == 2
+    with pytest.raises(XModSegError, match='how many maps'): Task(Heat(), torch.sigmoid)
+
+def test_a_loaded_net_leaves_the_callers_task_alone_and_marks_its_own_U(tmp_path):
+    seed_everything(4); task = Task(DI2I(**HOW), built=HOW); m = TDGAN(task, base=4, n_blocks=1, n_disc=2); save_tdgan(m, tmp_path/'m.safetensors', half=False)
+    seed_everything(5); other = Task(DI2I(**HOW), built=HOW); mark = other.mark()
+    back = load_tdgan(tmp_path/'m.safetensors', other)
+    assert other.mark() == mark != task.mark() and back.U.mark() == task.mark() == back.config['U']
+
 def test_TDGAN_E1_lessons_lower_the_loss_and_end_in_a_frozen_task():
     seed_everything(0); l = Lessons(DI2I(**HOW), lr=1e-2); one = batch(2, seed=3); x = one.x_h
     one.y_h = torch.cat([(x > .4), (x < -.4), (x > 0), (x < 0)], 1).float()
