@@ -8,19 +8,20 @@ def cell(metric, values):
     "`0.879 ± 0.004`; a single seed has no spread; a missing number is a dash."
     m = mean(values)
     if m is None: return '–'
-    digits = 3 if metric in ('dice', 'precision', 'recall', 'ssim', 'ncc', 's_score', 'gap_closed') else 2
+    digits = 3 if metric in ('dice', 'dice_whole', 'precision', 'recall', 'ssim', 'ncc', 's_score', 'gap_closed') else 2
     text = f'{m:.{digits}f}'
     return text if not isinstance(values, list) or len(values) < 2 else f'{text} ± {spread(values):.{digits}f}'
 
 def section(name, r):
     "One record: a line that says how it was made, and its table."
-    metrics = list(dict.fromkeys(m for outputs in r['rows'].values() for ms in outputs.values() for m in ms))
+    told = [(m, v) for outputs in r['rows'].values() for ms in outputs.values() for m, v in ms.items()]
+    metrics = [m for m in dict(told) if m != 'empty' or any(mean(v) for k, v in told if k == m)]   # no slice without an answer: no column
     metrics.sort(key=lambda m: list(shown).index(m) if m in shown else len(shown))
     gaps = r.get('gap_closed') or {}
     head = ['row', 'output', *(shown.get(m, m) for m in metrics), *(['gap closed'] if gaps else [])]
     lines = [f'**{r["method"]}, size {r["size"]}**: {r["steps"]} steps, seeds {" ".join(map(str, r["seeds"]))}, {r["minutes"]:.0f} minutes a seed on {r["hardware"]}; '
              f'[`results/{name}`](../results/{name})', '', f'`{r["command"]}`', '', '| ' + ' | '.join(head) + ' |', '|' + ' --- |'*len(head)]
-    for row, outputs in r['rows'].items():
+    for row, outputs in sorted(r['rows'].items(), key=lambda kv: kv[0] not in ('source', 'supervised', 'Vanilla', 'Supervised')):   # bounds first
         for i, (output, ms) in enumerate(outputs.items()):
             gap = [cell('gap_closed', gaps[row]) if i == 0 and row in gaps else ''] if gaps else []
             lines.append('| ' + ' | '.join([row if i == 0 else '', output, *(cell(m, ms[m]) if m in ms else '–' for m in metrics), *gap]) + ' |')

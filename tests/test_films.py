@@ -7,8 +7,8 @@ from xmodseg import films
 from xmodseg.core import XModSegError
 from xmodseg.drr import _channels
 from xmodseg.files import write_volume
-from xmodseg.films import CONSOLES, FILMS, ORGANS, consolidated, continued, ct_films, film_folder, letterbox, phantom_film, phantom_films, polarity, warped
-from xmodseg.folders import film_ending, read_film
+from xmodseg.films import CONSOLES, FILMS, ORGANS, consolidated, continued, ct_films, film_folder, letterbox, phantom_film, phantom_films, polarity, prepared_film, warped
+from xmodseg.folders import film_cases, film_ending, read_film
 from xmodseg.phantom import LABELS, patient, render_ct
 from xmodseg.volume import Volume
 
@@ -114,6 +114,22 @@ def test_FILMS_E2_letterbox_by_rows():
     x[2, 20:24] = 1
     assert letterbox(x)[0] == 2 and letterbox(np.random.default_rng(1).uniform(0, 1, (20, 20))) == (0, 0, 0, 0)
 
+@pytest.mark.parametrize('marker', [8000, 65535])
+def test_FILMS_E2_a_burnt_in_marker_is_no_range(marker, tmp_path):
+    r, c = np.indices((256, 256))
+    x = 200 + 700*np.exp(-((r - 128)**2 + (c - 128)**2)/120**2)                                     # darker towards the rim, nowhere plain
+    assert letterbox(x) == (0, 0, 0, 0)
+    x[4:16, 4:24] = marker                                                                          # 240 px of 65536
+    assert letterbox(x) == (0, 0, 0, 0) and letterbox(np.pad(x, ((9, 0), (0, 5)), constant_values=100)) == (9, 0, 0, 5)
+    Image.fromarray(x.astype(np.uint16)).save(tmp_path/'m.png')
+    y, shape, cut, _ = prepared_film(tmp_path/'m.png', 64)
+    assert cut == (0, 0, 0, 0) and y[32, 32] > .9
+
+def test_FILMS_E2_nothing_but_border_is_refused_by_name(tmp_path):
+    Image.fromarray(np.pad(np.full((1, 1), 65535, np.uint16), 40)).save(tmp_path/'dot.png')
+    for borders in ('cut', 'refuse'): refuses('dot.png', call=lambda: prepared_film(tmp_path/'dot.png', 32, borders=borders))
+    refuses('nothing but border', 'dot.png', call=lambda: film_folder(tmp_path, 32))
+
 def test_FILMS_E3_sign_of_the_strongest_correlation(drr):
     mean = drr['x'].mean(0)
     for x in drr['x']:
@@ -158,6 +174,55 @@ def test_FILMS_E3_94_a_negative_is_refused_or_turned_when_asked(tmp_path, grainy
     assert len(fixed.said) == len(kept.said) == 1 and 'negative' in kept.said[0] and not unasked.said
     assert polarity(fixed.films.x[1], mean) > 0
 
+def test_FILMS_E3_a_weak_correlation_decides_nothing(tmp_path, drr):
+    Image.fromarray((np.kron(np.indices((24, 24)).sum(0) % 2, np.ones((2, 2)))*255).astype(np.uint8)).save(tmp_path/'chess.png')
+    mean, found = drr['x'].mean(0), {}
+    for inverted in ('refuse', 'fix', 'keep'):
+        found[inverted], _, _, said = prepared_film(tmp_path/'chess.png', 48, reference=mean, inverted=inverted)
+        assert len(said) == 1 and said[0].startswith('polarity unsure (correlation ') and said[0].endswith('): left as it is')
+    assert (found['refuse'] == found['keep']).all() and (found['fix'] == found['keep']).all() and -.2 < polarity(found['keep'], mean) < .2
+    shadow = np.kron(mean, np.ones((3, 3)))                                                          # (96,96), as the board below
+    faint = lambda w: np.kron(np.indices((24, 24)).sum(0) % 2, np.ones((4, 4)))*2 - 1 - w*shadow
+    for w, sure in ((.1, False), (2., True)):
+        v = faint(w); Image.fromarray(((v - v.min())/np.ptp(v)*65535).astype(np.uint16)).save(tmp_path/'faint.png')
+        if sure: refuses('the film is inverted', 'faint.png', call=lambda: prepared_film(tmp_path/'faint.png', 96, reference=mean))
+        else: assert 'unsure' in prepared_film(tmp_path/'faint.png', 96, reference=mean)[3][0]
+
+def test_an_empty_mask_is_a_mask_in_every_format(tmp_path, grainy):
+    import SimpleITK as sitk, nibabel
+    (tmp_path/'masks').mkdir()
+    for n, x in zip('abc', grainy['x']): (tmp_path/'images').mkdir(exist_ok=True); Image.fromarray(np.round((x + 1)*30000).astype(np.uint16)).save(tmp_path/'images'/f'{n}.png')
+    none = np.zeros((32, 32), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(none[..., None], np.eye(4)), tmp_path/'masks'/'a.nii.gz'); sitk.WriteImage(sitk.GetImageFromArray(none[None]), str(tmp_path/'masks'/'b.dcm')); Image.fromarray(none).save(tmp_path/'masks'/'c.png')
+    f = quiet(tmp_path, 32)
+    assert len(f.scored) == 3 and not np.any(f.scored.y)
+    y = grainy['y'][0, 3]
+    nibabel.save(nibabel.Nifti1Image(y[::-1, ::-1].T[..., None].copy(), np.eye(4)), tmp_path/'masks'/'a.nii.gz'); sitk.WriteImage(sitk.GetImageFromArray(y[None]), str(tmp_path/'masks'/'b.dcm'))
+    f = quiet(tmp_path, 32)
+    assert y.any() and all((m[0] == y).all() for m in f.scored.y[:2])
+
+def test_a_lossy_mask_is_refused_whatever_its_name(tmp_path, grainy):
+    save(tmp_path, 'a', grainy['x'][0])
+    (tmp_path/'masks').mkdir(exist_ok=True)
+    mask = Image.fromarray(grainy['y'][0, 3])
+    mask.save(tmp_path/'masks'/'a.jpg')
+    refuses('a lossy mask', 'a.jpg', 'PNG', call=lambda: film_folder(tmp_path, 32))
+    (tmp_path/'masks'/'a.jpg').rename(tmp_path/'masks'/'a.png')
+    refuses('a lossy mask', 'a.png', call=lambda: film_folder(tmp_path, 32))
+
+def test_a_filter_that_nobody_applies_is_refused(tmp_path, grainy):
+    for n, x in zip('ab', grainy['x']): save(tmp_path, n, x, grainy['y'][0, 3])
+    refuses('only an index.csv can be filtered', 'view', call=lambda: film_folder(tmp_path, 32, view='PA'))
+    refuses('only an index.csv can be filtered', 'label', call=lambda: film_cases(tmp_path, label='lung_v7'))
+    assert len(quiet(tmp_path, 32, label='label').films) == 2
+    (tmp_path/'index.csv').write_text('image,label,view\nimages/a.png,masks/a.png,PA\nimages/b.png,,AP\n')
+    f = quiet(tmp_path, 32, view='PA')
+    assert f.films.patient == ['a'] and len(f.scored) == 1 and len(quiet(tmp_path, 32).films) == 2
+    refuses('index.csv lacks a column', 'lung_v7', call=lambda: film_folder(tmp_path, 32, label='lung_v7'))
+    (tmp_path/'index.csv').write_text('image\nimages/a.png\n')
+    assert quiet(tmp_path, 32).scored is None                                                        # nobody asked for masks
+    refuses('index.csv lacks a column', 'view', call=lambda: film_folder(tmp_path, 32, view='PA'))
+
 def test_FILMS_E2_92_colour_and_other_formats(tmp_path, drr):
     import SimpleITK as sitk, nibabel
     grey = np.round((drr['x'][0] + 1)*30000).astype(np.uint16)
@@ -182,7 +247,7 @@ def test_unfit_films_are_refused(tmp_path, drr):
     save(tmp_path, 'b', drr['x'][1], drr['y'][1, 3][:20])
     refuses('differ in size', call=lambda: film_folder(tmp_path, 32))
     (tmp_path/'masks'/'b.png').rename(tmp_path/'masks'/'c.png')
-    refuses('masks without a film', 'c', call=lambda: film_folder(tmp_path, 32))
+    refuses('masks without a film', 'c', 'move them out of masks/', call=lambda: film_folder(tmp_path, 32))
     (tmp_path/'masks'/'c.png').unlink()
     (tmp_path/'images'/'b.jpg').write_bytes(b'x')
     refuses('two files for one film', call=lambda: film_folder(tmp_path, 32))
@@ -265,8 +330,34 @@ def test_FILMS_E1_films_of_real_patients(real, cache):
     assert low(call(look='crude', continue_below=150.)) > low(plain) + .1
     dark = lambda s: float(np.mean([x[y[0] > 0].mean() for x, y in zip(s.x, s.y)]))
     assert dark(call(look='crude', opacity=1.)) > dark(plain) + .02
-    refuses('nothing to frame', call=lambda: call(organs=dict(lung=(9,))))
     refuses('no such choice', call=lambda: call(look='nice'))
+
+def test_95_an_organ_that_no_ct_has_is_refused_before_anything_is_rendered(real, cache, monkeypatch):
+    monkeypatch.setattr(films, '_ct_patient', None)
+    with pytest.raises(XModSegError) as e: ct_films(real, 1, 32, dict(lung=(1, 2), heart=(9,)), spacing=8., cache=cache, workers=1)
+    assert 'heart' in str(e.value) and e.value.needed == dict(heart=(9,)) and e.value.found == 'values [0, 1, 2, 3]'
+    refuses('an organ that no CT has', 'lung', call=lambda: ct_films(real, 1, 32, dict(lung=(9,)), spacing=8., cache=cache, workers=1))
+
+def test_95_an_organ_that_one_ct_lacks_is_no_fault_but_for_the_lung(real, tmp_path):
+    import shutil
+    shutil.copytree(real, tmp_path/'ct')
+    y = chest(4)[1]
+    call = lambda o: ct_films(tmp_path/'ct', 1, 32, o, spacing=8., look='crude', cache=tmp_path/'cache', workers=1)
+    write_volume(y.with_data(np.where(y.data == 3, 0, y.data), 'label'), tmp_path/'ct'/'labelsTr'/'c4.nii.gz', overwrite=True)
+    s = call(dict(lung=(1, 2), bone=(3,)))
+    assert s.y[0][1].any() and not s.y[1][1].any()
+    refuses('nothing to frame', 'c4', call=lambda: call(dict(bone=(3,))))
+
+def test_FILMS_E5_an_option_changes_one_thing(real, cache):
+    call = lambda n=3, **kw: ct_films(real, n, 48, spacing=8., cache=cache, workers=1, **kw)
+    plain, wet, warm = call(), call(opacity=1.), call(warp_mm=1e-9)
+    assert all((a == b).all() for a, b in zip(plain.y, wet.y)) and all((a != b).any() for a, b in zip(plain.x, wet.x))      # water moves nobody
+    assert all(np.abs(a.astype(int) - b).mean() < .03 for a, b in zip(plain.y, warm.y))
+    assert np.mean([np.abs(a - b).mean() for a, b in zip(plain.x, warm.x)]) < .05 < np.mean([np.abs(a - b).mean() for a, b in zip(plain.x, call(seed=1).x)])   # one machine, one pose
+    assert (call(2).x[0] == plain.x[0]).all() and (call(2).x[1] == plain.x[1]).all()                                          # nor do further films
+    some, all_ = call(opacity=.5), wet
+    hit = [(a != b).any() for a, b in zip(plain.x, some.x)]
+    assert 0 < sum(hit) < 6 and all((a == b).all() for a, b, h in zip(some.x, all_.x, hit) if h)                               # the same patches, only in fewer films
 
 def test_another_file_under_an_old_name_is_rendered_again(real, tmp_path):
     import shutil
