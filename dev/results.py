@@ -3,7 +3,7 @@ import json, math, statistics
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-higher = {'dice', 'precision', 'recall', 'psnr', 'ssim', 'ncc', 's_score', 'gap_closed', 'accuracy'}
+higher = {'dice', 'dice_whole', 'precision', 'recall', 'psnr', 'ssim', 'ncc', 's_score', 'gap_closed', 'accuracy'}
 lower = {'hd', 'hd95', 'assd', 'mae', 'edge_mae', 'surface_mm', 'p2s_mm', 'lost', 'empty'}
 shown = dict(dice='Dice', dice_whole='Dice, read whole', hd='HD mm', hd95='HD95 mm', assd='ASSD mm', precision='precision', recall='recall', mae='MAE', edge_mae='edge MAE',
              psnr='PSNR', ssim='SSIM', ncc='NCC', s_score='S-score', surface_mm='surface mm', p2s_mm='point to surface mm', lost='lost levels', empty='empty', gap_closed='gap closed')
