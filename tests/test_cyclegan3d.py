@@ -1,6 +1,6 @@
 "The 3D CycleGAN by value: every term, every row, who moves whom, blocks without seams, scans on their own grid, models in mm, files."
 from types import SimpleNamespace
-import itertools, math
+import math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from xmodseg.core import Bag, XModSegError

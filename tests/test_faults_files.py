@@ -1,7 +1,8 @@
 "Files, folders and labels that must be refused or survived: never a silent wrong result. Numbers in names are rows of the fault table."
 import csv, errno, gzip, json, os, struct, warnings
 from pathlib import Path
-import numpy as np
+import nibabel as nib, numpy as np, SimpleITK as sitk
+import PIL.Image
 import pytest
 import torch
 from xmodseg.core import XModSegError
@@ -10,7 +11,6 @@ from xmodseg.files import read_volume, write_volume
 from xmodseg.folders import cases, check, read_picture, refuse_faults, shared_patients
 from xmodseg.volume import Volume, map_slices
 
-nib, sitk = pytest.importorskip('nibabel'), pytest.importorskip('SimpleITK')
 rng = np.random.default_rng(0)
 A = np.array([[-2., 0, 0, 30], [0, -1.5, 0, 20], [0, 0, 3, -9], [0, 0, 0, 1]])
 DATA = np.rint(rng.normal(0, 300, (12, 10, 8))).astype(np.int16)
@@ -481,7 +481,7 @@ def test_writing_makes_folders_and_only_nifti(tmp_path):
 # ---------------------------------------------------------------- pictures
 
 @pytest.fixture
-def pil(): return pytest.importorskip('PIL.Image')
+def pil(): return PIL.Image
 
 def test_92_sixteen_bits(tmp_path, pil):
     a = rng.integers(0, 65535, (9, 7)).astype(np.uint16)

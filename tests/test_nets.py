@@ -31,9 +31,8 @@ def same_with_gradients(f, g, *args, tol=1e-11):
 
 # ---- blocks
 
-@pytest.mark.parametrize('k,dim', list(itertools.product((1, 3, 5, 7, 9), (2, 3))))
+@pytest.mark.parametrize('k,dim', [*itertools.product((1, 3, 5, 7), (2, 3)), (9, 2)])
 def test_folded_doubling_is_the_same_function(k, dim):
-    if k == 9 and dim == 3: pytest.skip('large and no new case')
     x, w, b = torch.randn(2, 3, *(4, 5, 6)[:dim]), torch.randn(4, 3, *[k]*dim), torch.randn(4)
     same_with_gradients(up_conv, up_conv_folded, x.double(), w.double(), b.double())
 
