@@ -238,6 +238,12 @@ def test_unfit_volumes_are_refused():
     refuses('no numbers', call=lambda: drr(bad, y))
     with pytest.warns(UserWarning, match='do not look like HU'): drr(ct.with_data(ct.data + 1024))
 
+def test_organs_without_labels_are_refused():
+    ct, labels = scan()
+    refuses('no labels are given', "['liver']", 'pass labels', call=lambda: drr(ct, None, dict(liver=[2]), beam=Beam((9, 9), (8., 8.))))
+    alone = drr(ct, beam=Beam((9, 9), (8., 8.)))                       # neither is fine, and so is a dictionary without organs
+    assert alone.organs == [] and alone.path.shape == (1, 0, 9, 9) and drr(ct, None, {}, beam=Beam((9, 9), (8., 8.))).organs == []
+
 # ---- looks
 
 def test_DRR_E6_grey_values():

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 from xmodseg import spines
-from xmodseg.column import cobb_angle, landmarks, stretch, up_axis
+from xmodseg.column import cobb_angle, intensity_range, landmarks, stretch, up_axis
 from xmodseg.core import XModSegError
 from xmodseg.files import write_volume
 from xmodseg.implicit import draw_params, spine
 from xmodseg.phantom import patient, render_ct, render_mr, vertebra_mask
-from xmodseg.spines import WORLDS3D, UnpairedVolumes, Volumes3d, augmented, mr_cohort, mr_pile, mr_scans, mr_slices, spine_cases, spine_cohort, spine_scan
+from xmodseg.spines import WORLDS3D, UnpairedVolumes, Volumes3d, around_column, augmented, ct_columns, mr_cohort, mr_pile, mr_scans, mr_slices, spine_cases, spine_cohort, spine_scan
 from xmodseg.unpaired import Slices, refuse_shared
 from xmodseg.volume import Volume
 
@@ -226,6 +226,35 @@ def test_30_real_scans_are_turned_by_their_affine_and_stretched(folder):
     near(mr_scans(folder, 'T1', (8., 8., 8.))[1].image.data, stretch(render_mr(p, 't1'), 'mr').data, 1e-3)
     assert np.array_equal(mr_scans(folder, 'T1', (8., 8., 8.))[1].mask.data, vertebra_mask(p).data)
     refuses('no cases', lambda: mr_scans(folder, 'TIRM'))
+
+def test_scans_without_marks_are_read_where_no_score_is_asked(tmp_path):
+    p = patient(0, (14, 22, 26), (8., 8., 8.), cobb=5.)
+    write_volume(render_mr(p, 't1'), tmp_path/'imagesTr'/'a.nii.gz'); write_volume(render_mr(patient(1, (14, 22, 26), (8., 8., 8.)), 't1'), tmp_path/'imagesTr'/'b.nii.gz')
+    write_volume(p.labels, tmp_path/'labelsTr'/'a.nii.gz')
+    refuses('without a mask', lambda: mr_scans(tmp_path, spacing=8.))
+    a, b = mr_scans(tmp_path, spacing=(8., 8., 8.), marked=False)
+    assert np.array_equal(a.levels.data, p.labels.data) and np.array_equal(a.mask.data, p.labels.data > 0) and b.mask is None and b.levels is None
+    assert a.file.name == 'a.nii.gz' and mr_pile([a, b]).y is None and len(mr_pile([a]).y) == 1
+
+@pytest.mark.parametrize('dx', (-30., 0., 30.))
+@pytest.mark.parametrize('mirrored', (False, True))
+def test_a_ct_is_cut_around_the_column_wherever_it_lies(dx, mirrored):
+    p = patient(4, (64, 46, 24), (6., 6., 8.), centre=(dx, 0., 60.))
+    ct, bone = render_ct(p, 4), vertebra_mask(p)
+    if mirrored: ct, bone = (Volume(v.data[::-1].copy(), v.affine @ [[-1, 0, 0, 63], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], v.kind) for v in (ct, bone))
+    v = around_column(ct)
+    assert v.axes == 'RAS' and v.shape == (13, 25, 24) and bone.like(v).data.sum() > .95*bone.data.sum()
+    assert around_column(ct, reach=(20., 40.)).shape == (7, 15, 24)
+    refuses('without bone', lambda: around_column(ct.with_data(np.clip(ct.data, -1000, 100))))
+
+def test_columns_of_a_folder_share_one_scale_and_no_label_is_read(tmp_path):
+    made = [render_ct(patient(s, (40, 30, 12), (9., 9., 16.), centre=(0., 0., 60.)), s) for s in (0, 3)]
+    for s, v in zip((0, 3), made): write_volume(v, tmp_path/'imagesTr'/f'q{s}.nii.gz')
+    c = ct_columns(tmp_path, (9., 4.5, 16.))
+    cut = [around_column(v).resample((9., 4.5, 16.)) for v in made]
+    assert c.pile.patient == ['q0', 'q3'] and c.pile.y is None and c.pile.spacing == (9., 4.5, 16.)
+    for x, v in zip(c.pile.x, cut): near(x, stretch(v, 'ct').data, 1e-3)
+    near(c.hu, np.mean([intensity_range(v, 'ct') for v in cut], 0), .5)
 
 def test_SPINES_E2_who_has_both_contrasts_belongs_to_the_target(folder):
     folds = [mr_cohort(folder, 'T2', 'T1', k, 3, 8., 0) for k in range(3)]

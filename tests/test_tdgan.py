@@ -304,6 +304,17 @@ def test_a_folder_is_scored_in_one_call(tmp_path, ready):
     s = score_films(ready, f, dict(lung=())); assert s.lung.dice > .7 and set(s) == {'lung', 'mean'}
     picture(f/'masks'/'a.png', 1 - lungs); assert score_films(ready, f, dict(lung=())).lung.dice < .2
 
+def test_a_folder_with_an_organ_that_the_net_does_not_know_is_refused(tmp_path, ready):
+    with pytest.raises(XModSegError, match='no such organ: found spleen, needed some of .*lung') as e: score_films(ready, tmp_path, dict(lung=(1,), spleen=(2,)))
+    assert e.value.found == 'spleen' and e.value.fix and e.value.file == tmp_path        # said before any film is opened: the folder is empty
+
+@pytest.mark.parametrize('h', [96, 192])
+def test_distances_of_a_folder_are_pixels_of_what_the_net_sees(tmp_path, ready, h):
+    p = torch.zeros(1, 4, 32, 32); p[:, 3, :16] = 1                                      # the upper half; a reader marks three quarters
+    stub = SimpleNamespace(config=ready.config, parameters=ready.parameters, segment=lambda x: p)
+    (tmp_path/'masks').mkdir(); picture(tmp_path/'a.png', shaded(h, 64)); picture(tmp_path/'masks'/'a.png', (np.arange(h)[:, None] < .75*h)*np.ones((1, 64)))
+    assert abs(score_films(stub, tmp_path, dict(lung=())).lung.hd95 - 8) < .6            # a quarter of 32, however many rows the file has
+
 # ---- another task, lessons, scores
 
 class Heat(nn.Module):

@@ -58,7 +58,7 @@ def _rays(beam, mu, spacing, turn, shift): # both ends of every ray of every pos
     if not (torch.isfinite(turn).all() and torch.isfinite(shift).all()): raise XModSegError('a pose needs numbers', found='NaN or Inf', needed='degrees and mm')
     if len(turn) != len(shift) and 1 not in (len(turn), len(shift)): raise XModSegError('turns and shifts do not pair', found=f'{len(turn)} and {len(shift)}', needed='as many, or one for all')
     size, mm = [torch.as_tensor(v, dtype=mu.dtype, device=mu.device) for v in (mu.shape[1:], spacing)]
-    ends = [(q - shift[:, None]) @ turned(turn)/mm + (size - 1)/2 for q in beam.ends(mu)]   # q' = Rp + t, so p = R'(q' - t)
+    ends = [(q - shift[:, None]) @ turned(turn)/mm + (size - 1)/2 for q in beam.ends(mu)]   # r' = Rr + t, so r = R^T(r' - t)
     return [e.reshape(-1, 3) for e in ends], len(ends[0])
 
 # %% ../nbs/13_drr.ipynb #adec33f5
@@ -195,6 +195,7 @@ def drr(
     device:str='cpu', # where to compute
 )->Bag: # p (P,1,H,W) line integrals, path (P,L,H,W) mm inside each organ, organs: their names
     "A CT and its labels along the same rays (DRR.E2)."
+    if organs and labels is None: raise XModSegError('organs are asked for, and no labels are given', found=f'organs={list(organs)}, labels=None', needed='labels on the grid of the CT', fix='pass labels, or leave organs out')
     if labels is not None and organs is None: organs = {str(v): int(v) for v in np.unique(labels.data) if v}
     out = line_integrals(_channels(ct, labels, organs).to(device), ct.to_ras().spacing, beam, turn, shift, method)
     return Bag(p=out[:, :1], path=out[:, 1:], organs=list(organs or {}))

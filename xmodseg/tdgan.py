@@ -199,7 +199,7 @@ def organ_scores(
     films:Slices, # held-out, with masks (K,H,W)
     organs:tuple, # K names, in the order of the masks
     batch:int=8, device='cpu', # batch: films at a time; device: where they work
-)->Bag: # {organ: dice, hd95 and assd in mm}, and their mean
+)->Bag: # {organ: dice, hd95 and assd in mm by films.spacing; in px where that is 1}, and their mean
     "Dice and surface distances of each organ at a threshold of 0.5, means over films."
     if films.y is None: raise XModSegError('films without masks cannot be scored', found='images only', needed='masks (K,H,W) per film')
     x = torch.from_numpy(np.stack(films.x).astype(np.float32))[:, None]
@@ -280,10 +280,11 @@ def score_films(
     folder:str|Path, # as for `film_folder`
     organs:dict|None=None, # organ -> its values in the masks, () is anything above 0; None: the net's first organ, so
     **how, # of `film_folder`: label, colour, borders, inverted
-)->Bag: # as `organ_scores`; distances in px, because films say no mm
-    "Scores on any folder of films with masks."
+)->Bag: # as `organ_scores`; hd95 and assd in px of the square of `side` px that the nets see, not in mm: films say none
+    "Scores on any folder of films with masks; distances in px of the square that the nets see."
     f = _films_of(net)
     organs = organs or {f.organs[0]: ()}
+    if lost := [o for o in organs if o not in f.organs]: raise XModSegError('the net knows no such organ', found=', '.join(lost), needed=f'some of {", ".join(f.organs)}', fix='name the organs as the net does', file=folder)
     there = film_folder(folder, f.side, organs, reference=f.reference, **how).scored
     if there is None: raise XModSegError('no film has a mask', found='films only', needed='masks of the same names in `masks`, or a column of index.csv', fix='pass label=...', file=folder)
     at = [f.organs.index(o) for o in organs]
