@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from xmodseg.core import XModSegError
-from xmodseg.unpaired import padded, Slices, Unpaired, blend_blocks, cut, join, random_crop, refuse_shared, split_patients
+from xmodseg.unpaired import padded, Slices, Unpaired, Varied, blend_blocks, cut, join, random_crop, refuse_shared, split_patients
 from xmodseg.volume import Volume, window
 
 rng = np.random.default_rng(0)
@@ -299,3 +299,51 @@ def test_piles_with_other_organs_or_axes_are_refused():
 def test_fingerprint_of_one_organ_is_what_it_was():   # checkpoints of earlier runs go on
     p = Slices([np.full((2, 3), .5, np.float32)], ['a'], [np.array([[0, 1, 0], [1, 0, 0]], np.uint8)], spacing=(2., 3.))
     assert p.fingerprint() == 'efda6481e168f1d5' != Slices(p.x, p.patient, [p.y[0][::-1]], spacing=(2., 3.)).fingerprint()
+
+# ---- UNPAIRED.E6
+
+NOTHING = dict(turn=0., zoom=0., shift=0., bend=0., gain=0., noise=0.)
+def one(x, y=None, n=4): return Unpaired(Slices([np.eye(8, dtype=np.float32)], ['l']), Slices([x.astype(np.float32)], ['h'], [(x > 0).astype(np.uint8) if y is None else y]), n, flip=False, min_std=0.)
+def varied(x, **what): return Varied(one(x), **{**NOTHING, **what})
+ROW = np.tile(np.linspace(-1, 1, 33), (33, 1))
+
+def test_UNPAIRED_E6_nothing_drawn_nothing_moves_and_the_other_domain_never_does():
+    feed = one(ROW)
+    for k in ('x_l', 'x_h', 'y_h'): assert_close(varied(ROW)[5][k], feed[5][k], atol=1e-5, rtol=0)
+    assert torch.equal(Varied(feed)[5].x_l, feed[5].x_l) and Varied(feed)[5].name == feed[5].name
+
+def test_UNPAIRED_E6_contrast_is_bent_by_the_exponent_and_scaled_by_the_factor():
+    for b in (varied(ROW, bend=.5)[t] for t in range(8)):
+        e = torch.log2(2/(b.x_h[:, 0, 0, 16] + 1))                       # 0 becomes 2 (1/2)^e - 1
+        assert (e > np.exp(-.5) - 1e-4).all() and (e < np.exp(.5) + 1e-4).all()
+        for i in (4, 11, 24): assert_close(b.x_h[:, 0, 7, i], 2*((ROW[0, i] + 1)/2)**e - 1, atol=1e-4, rtol=0)
+    e = torch.stack([torch.log2(2/(varied(ROW, bend=.5)[t].x_h[:, 0, 0, 16] + 1)).log() for t in range(60)])
+    assert abs(e.mean()) < .06 and .26 < e.std() < .32                # uniform in [-1/2, 1/2]: 0.289
+    g = varied(.5*ROW, gain=.2)[3].x_h/varied(.5*ROW)[3].x_h.clamp(min=1e-3)
+    assert_close(g[:, 0, :, 20:], g[:, 0, :1, 20:21].expand(-1, 33, 13), atol=1e-4, rtol=0); assert (g[:, 0, 0, 20] - 1).abs().max() <= .2 and g[:, 0, 0, 20].std() > .02
+
+@pytest.mark.parametrize('what', (dict(turn=.6), dict(zoom=.3), dict(shift=.3), dict(turn=.4, zoom=.2, shift=.2)))
+def test_UNPAIRED_E6_the_mask_moves_with_its_image(what):
+    i, j = np.indices((65, 65))
+    hill = 1.6*np.exp(-((i - 22)**2/200 + (j - 40)**2/60)) - .8       # no symmetry about the middle
+    for b in (varied(hill, **what)[t] for t in range(5)):
+        p, y = b.x_h > 0, b.y_h > 0
+        assert 2*(p & y).sum()/(p.sum() + y.sum()) > .95
+    assert torch.stack([varied(hill, **what)[t].y_h.float().mean((1, 2, 3)) if 'zoom' in what else varied(hill, **what)[t].y_h.flatten(1).float().argmax(1).float() for t in range(5)]).std() > 0
+
+def test_UNPAIRED_E6_a_turn_is_a_turn_and_a_shift_a_shift():
+    i, j = np.indices((65, 65)) - 32
+    ring = ((np.hypot(i, j) < 20)*2. - 1).astype(np.float32)          # turned about its middle it stays
+    assert (varied(ring, turn=.25)[0].y_h != torch.from_numpy(ring > 0)).float().mean() < .01
+    sizes = torch.cat([varied(ring, zoom=.2)[t].y_h.mean((1, 2, 3)) for t in range(20)])/float((ring > 0).mean())
+    assert sizes.min() > .68 and sizes.max() < 1.6 and (sizes < .9).any() and (sizes > 1.1).any()      # 1/1.2^2 to 1/0.8^2
+    moved = [np.argwhere(y.numpy() > 0).mean(0) - 32 for t in range(20) for y in varied(ring, shift=.1)[t].y_h[:, 0]]
+    assert np.abs(moved).max() < 3.8 and np.abs(moved).max() > 2.5 and (np.abs(np.mean(moved, 0)) < 1).all()   # 0.1 of half of 65 px
+
+def test_UNPAIRED_E6_depends_on_step_and_seed_alone():
+    a, b = Varied(one(ROW)), Varied(one(ROW))
+    assert torch.equal(a[9].x_h, b[9].x_h) and not torch.equal(a[9].x_h, a[8].x_h) and not torch.equal(a[9].x_h, Varied(one(ROW), seed=1)[9].x_h)
+    assert not torch.equal(a[9].x_h[0], a[9].x_h[1])                  # each picture its own
+    assert len({v.fingerprint for v in (a, Varied(one(ROW), seed=1), Varied(one(ROW), turn=.1), Varied(one(ROW), through=torch.neg), one(ROW))}) == 5
+    assert_close(Varied(one(ROW), through=torch.neg, **NOTHING)[2].x_h, -one(ROW)[2].x_h, atol=1e-5, rtol=0)
+    assert_close((varied(.5*ROW, noise=.05)[1].x_h - varied(.5*ROW)[1].x_h).std(), torch.tensor(.05), atol=3e-3, rtol=0)
