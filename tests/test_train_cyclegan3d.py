@@ -1,0 +1,75 @@
+"What notebook 41 refuses before a volume is opened, and what it makes of a reader's folders."
+import json
+from pathlib import Path
+import matplotlib
+import numpy as np
+import pytest
+from xmodseg.core import XModSegError
+from xmodseg.files import read_volume, write_volume
+from xmodseg.phantom import patient, render_ct, render_mr
+
+NB = Path(__file__).resolve().parents[1]/'nbs'/'41_train_cyclegan3d.ipynb'
+CELLS = [c for c in json.loads(NB.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+
+def begin(until='live =', **given):
+    "The names that the notebook knows before its first training."
+    names = {'get_ipython': lambda: None}
+    for c in CELLS:
+        source = ''.join(c['source'])
+        if until and source.startswith(until): return names
+        exec(source, names)
+        if 'parameters' in c['metadata'].get('tags', []): names.update(given)
+    return names
+
+def refuses(*words, out, **given):
+    with pytest.raises(XModSegError) as e: begin(size='tiny', out=str(out), **given)
+    assert all(w in str(e.value) for w in words), str(e.value)
+    assert e.value.found is not None and e.value.needed is not None
+
+@pytest.fixture
+def names_only(tmp_path):
+    for f in ('mr/imagesTr/p1_1.nii.gz mr/imagesTr/p1_2.nii.gz mr/imagesTr/p2.nii.gz mr/imagesTr/p3.nii.gz mr/labelsTr/p2.nii.gz ct/imagesTr/q1.nii.gz').split():
+        (tmp_path/'data'/f).parent.mkdir(parents=True, exist_ok=True); (tmp_path/'data'/f).touch()
+    return tmp_path/'data'
+
+def test_good_folders_pass_without_a_file_opened(names_only, tmp_path):
+    names = begin(size='tiny', out=str(tmp_path/'o'), data=str(names_only), folds=3)
+    assert names['listed'] == [None] and names['clinic']
+    assert begin(size='tiny', out=str(tmp_path/'o2'))['listed'] == []
+
+def test_folders_that_cannot_be_read(names_only, tmp_path):
+    refuses('cannot be read', 'no such folder', out=tmp_path, data=str(tmp_path/'absent'), folds=2)
+    (names_only/'ct').rename(names_only/'cts')
+    refuses('cannot be read', 'cts, mr', 'mr and ct', out=tmp_path, data=str(names_only), folds=2)
+
+@pytest.mark.parametrize('folds', (1, 4, 0))
+def test_no_more_parts_than_patients(names_only, tmp_path, folds): refuses('no such number of parts', f'folds {folds}, 3 patients', '2 to 3', out=tmp_path, data=str(names_only), folds=folds)
+
+def test_one_name_is_one_patient(names_only, tmp_path):
+    (names_only/'ct'/'imagesTr'/'p3_9.nii.gz').touch()
+    refuses('both mr and ct', 'p3', 'rename', out=tmp_path, data=str(names_only), folds=2)
+
+def test_contrasts_choose_the_scans_of_an_index(names_only, tmp_path):
+    (names_only/'mr'/'index.csv').write_text('case,image,contrast,patient\na,imagesTr/p1_1.nii.gz,T1,p1\nb,imagesTr/p2.nii.gz,T2,p2\nc,imagesTr/p3.nii.gz,T2,p3\n')
+    assert begin(size='tiny', out=str(tmp_path/'o'), data=str(names_only), folds=2, contrasts='T2')['listed'] == ['T2']
+    refuses('no such number of parts', '1 patients', out=tmp_path/'o2', data=str(names_only), folds=2, contrasts='T1')
+    refuses('no cases', 'FLAIR', out=tmp_path/'o3', data=str(names_only), folds=2, contrasts='FLAIR')
+
+def test_every_scan_of_a_folder_gets_a_ct_on_its_own_grid(tmp_path, monkeypatch):
+    monkeypatch.setenv('XMODSEG_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('CI', '1'); matplotlib.use('Agg')
+    data, grid = tmp_path/'data', ((26, 40, 44), (4., 3., 3.))
+    for s in (1, 2):
+        p = patient(s, *grid, centre=(0., -20., 100.))
+        write_volume(render_mr(p, 't1', s), data/'mr'/'imagesTr'/f'p{s}.nii.gz')
+        if s == 1: write_volume(p.labels.with_data(np.where((p.labels.data >= 1) & (p.labels.data <= 17), p.labels.data, 0), 'label'), data/'mr'/'labelsTr'/'p1.nii.gz')
+    write_volume(render_ct(patient(3, (90, 60, 44), (4., 4., 3.), centre=(0., 0., 100.)), 3), data/'ct'/'imagesTr'/'q3.nii.gz')
+    names = begin(until=None, size='tiny', out=str(tmp_path/'o'), data=str(data), rows='none gamma0', folds=2, steps=2, workers=1)
+    record = json.loads((tmp_path/'o'/'metrics.json').read_text())
+    assert [x['name'] for x in record['scans']['gamma0']] == [x['name'] for x in record['scans']['none']] and {x['name'] for x in record['scans']['none']} == {'p1', 'p2'}
+    assert record['rows']['none']['all']['scans'] == 1 and record['rows']['none']['all']['p2s_mm'] > 0 and '-p folds 2' in record['command']
+    for p in ('p1', 'p2'):
+        whole, ct, bone = (read_volume(f) for f in (data/'mr'/'imagesTr'/f'{p}.nii.gz', tmp_path/'o'/'volumes'/f'{p}_gamma0_synthetic_ct.nii.gz', tmp_path/'o'/'volumes'/f'{p}_gamma0_bone.nii.gz'))
+        assert ct.shape == bone.shape == whole.shape and np.allclose(ct.affine, whole.affine) and set(np.unique(bone.data)) <= {0, 1}
+        lo, hi = names['columns'].hu
+        assert ct.data.min() >= lo - 1 and ct.data.max() <= hi + 1
+    assert names['found']['none'][1].get('error') is None or names['found']['none'][0].get('error') is None      # p2 has no mask
