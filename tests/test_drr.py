@@ -203,6 +203,12 @@ def test_DRR_E5_masks():
     for t in (20., 40.): assert abs(float(mask_from_path(ball, t).sum())/(math.pi*(900 - t*t/4)) - 1) < .03
     for t in (-1., math.nan): refuses('no such length', call=lambda: mask_from_path(path, t))
 
+def test_DRR_E5_a_share_of_all_that_the_ray_crosses():
+    lung, water = torch.tensor([10., 30., 60., 60., 0.]), torch.tensor([0., 69., 139., 141., 0.])
+    assert mask_from_path(lung, 0., water, .3).tolist() == [1, 1, 1, 0, 0]            # 60 of 199 is more than three tenths, 60 of 201 is less
+    assert mask_from_path(lung, 20., water, .3).tolist() == [0, 1, 1, 0, 0] and mask_from_path(lung, 0., water).tolist() == mask_from_path(lung).tolist()
+    for s in (-.1, 1., math.nan): refuses('no such share', call=lambda: mask_from_path(lung, 0., water, s))
+
 def scan():
     hu, y = np.full((24, 20, 16), -1000., np.float32), np.zeros((24, 20, 16), np.int16)
     hu[4:20, 4:16] = 0; y[14:19, 6:10, 9:14], y[6:10, 6:10, 2:6] = 1, 2

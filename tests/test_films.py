@@ -326,6 +326,11 @@ def test_FILMS_E1_films_of_real_patients(real, cache):
     assert np.mean([y[0].any(0).mean() for y in plain.y]) > .55
     share = lambda **kw: float(np.mean(call(look='crude', **kw).y))
     assert share(t_mm=60.) < .95*share() and share(organs=dict(lung=(1, 2), bone=(3,))) > 0
+    assert share(share=.5) < .9*share() and share(share=.01) > .9*share()
+    a, b = call(look='crude', share=.3), call(look='crude', share=.3, opacity=1.)
+    assert all((p == q).all() for p, q in zip(a.y, b.y)) and all((p == q).all() for p, q in zip(a.x, plain.x))   # what is lung is asked before water comes into it
+    two = call(look='crude', organs=dict(lung=(1, 2), bone=(3,)), share=.5)
+    assert all((p[0] == q[0]).all() for p, q in zip(two.y, call(look='crude', share=.5).y)) and all((p[1] == q[1]).all() for p, q in zip(two.y, call(look='crude', organs=dict(lung=(1, 2), bone=(3,))).y))   # of the lung alone
     low = lambda s: float(np.mean([x[-3:].max() for x in s.x]))
     assert low(call(look='crude', continue_below=150.)) > low(plain) + .1
     dark = lambda s: float(np.mean([x[y[0] > 0].mean() for x, y in zip(s.x, s.y)]))

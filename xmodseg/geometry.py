@@ -16,14 +16,16 @@ from .core import Bag, XModSegError
 __all__ = ['otsu', 'otsu_slices', 'majority', 'component', 'split_levels', 'Surface', 'surface', 'p2s', 'bone_mask']
 
 # %% ../nbs/03_geometry.ipynb #c9b10ab1
+def _finite(x, what):
+    bad = 0 if x.dtype.kind != 'f' else int((~np.isfinite(x)).sum())
+    if bad: raise XModSegError(f'{what} must be finite', found=f'{bad} NaN or infinite', needed='none', fix='repair them where they are read')
+    return x
 def _numbers(x, what, shape):
     "A finite array of the wanted form; a letter in `shape` stands for any length above 0."
     x = np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
     if x.ndim != len(shape) or x.dtype.kind not in 'biuf' or not all(n and (isinstance(m, str) or m == n) for n, m in zip(x.shape, shape)):
         raise XModSegError(f'{what} has another form', found=f'{x.dtype} of shape {x.shape}', needed=f"numbers of shape ({','.join(map(str, shape))})")
-    bad = 0 if x.dtype.kind != 'f' else int((~np.isfinite(x)).sum())
-    if bad: raise XModSegError(f'{what} must be finite', found=f'{bad} NaN or infinite', needed='none', fix='repair them where they are read')
-    return x
+    return _finite(x, what)
 
 # %% ../nbs/03_geometry.ipynb #b60ce301
 def _affine(affine):
@@ -50,7 +52,8 @@ def otsu(
     bins:int=256, # of the histogram between the darkest and the brightest voter
 )->float: # smallest value of the bright class; NaN without contrast
     "The threshold that sets the means of both classes farthest apart (GEO.E1)."
-    v = np.asarray(values, float).ravel()
+    if bins < 2: raise XModSegError('a cut needs something on both sides', found=f'bins={bins}', needed='2 or more')
+    v = _finite(np.asarray(values, float).ravel(), 'the values')
     v = v[(v >= lo) & (v <= hi)]
     if len(v) < 32 or v.min() == v.max(): return float('nan')
     k = np.minimum((v - v.min())*(bins/np.ptp(v)), bins - 1).astype(int)
@@ -188,8 +191,10 @@ class Surface:
         p, f = np.array(_numbers(self.points, 'points', ('n', 3)), float), _numbers(self.faces, 'faces', ('m', 3))
         if f.dtype.kind not in 'iu' or f.min() < 0 or f.max() >= len(p):
             raise XModSegError('faces name points that are not there', found=f'{f.dtype} from {f.min()} to {f.max()}', needed=f'whole numbers from 0 to {len(p) - 1}')
-        f = f.astype(np.int64); p.flags.writeable = f.flags.writeable = False
-        self.__dict__.update(points=p, faces=f, corners=p[f], normals=np.cross(p[f[:, 1]] - p[f[:, 0]], p[f[:, 2]] - p[f[:, 0]])/2)   # (m,3,3) mm; (m,3) mm2, as long as the triangle is large
+        f = f.astype(np.int64); corners = p[f]
+        own = dict(points=p, faces=f, corners=corners, normals=np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])/2)   # (m,3,3) mm; (m,3) mm2, as long as the triangle is large
+        for array in own.values(): array.flags.writeable = False
+        self.__dict__.update(own)
     @property
     def area(self)->float: # mm2
         "The sum of all triangles (GEO.E4)."

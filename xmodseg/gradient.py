@@ -47,12 +47,13 @@ class _Differ(Function):
 
 # %% ../nbs/25_gradient.ipynb #34d0cbb3
 def _images(*xs):
-    "Refuse images that are no images or lie on different grids; whole numbers and half precision become float32."
+    "Refuse images that are no images or lie on different grids; all get the finest precision among them, float32 or float64."
     if len({x.shape for x in xs}) > 1:
         raise XModSegError('images must share one grid', found=' vs '.join(str(tuple(x.shape)) for x in xs), needed='equal shapes', fix='resample or crop one of them')
-    if xs[0].ndim not in (4, 5) or min(xs[0].shape[2:]) < 2:
-        raise XModSegError('no gradient in this shape', found=tuple(xs[0].shape), needed='(B,C,H,W) or (B,C,D,H,W), sides of at least 2', fix='add batch and channel axes with x[None,None]')
-    return [x if x.dtype in (torch.float32, torch.float64) else x.float() for x in xs]
+    if xs[0].ndim not in (4, 5) or min(xs[0].shape[2:]) < 2 or not xs[0].numel():
+        raise XModSegError('no gradient in this shape', found=tuple(xs[0].shape), needed='one (B,C,H,W) or (B,C,D,H,W) or more, sides of at least 2', fix='add batch and channel axes with x[None,None]')
+    kind = functools.reduce(torch.promote_types, (x.dtype for x in xs))
+    return [x.to(kind if kind in (torch.float32, torch.float64) else torch.float32) for x in xs]
 def _known(value, what, *names):
     if value not in names: raise XModSegError(f'no such {what}', found=repr(value), needed=' or '.join(map(repr, names)))
 
@@ -97,14 +98,15 @@ class _Correlate(Function):
         return pull(p, m_p, q, m_q, v_q) if wants[0] else None, pull(q, m_q, p, m_p, v_p) if wants[1] else None, None
 
 # %% ../nbs/25_gradient.ipynb #4d170d9f
+def _correlate(p, q, eps): return _Correlate.apply(p.flatten(3), q.flatten(3), eps).mean(1)
 def ncc(
     p:Tensor, # (B,C,*S) image or gradient, any unit
     q:Tensor, # (B,C,*S) on the same grid as `p`, any unit
     eps:float=1e-8, # inside the root: a flat image gives 0 and not NaN
 )->Tensor: # (B,) in [-1,1]
     "Normalised cross-correlation of each sample and channel, then the mean over channels (SCOL.E5b)."
-    p, q = _images(p, q)
-    return _Correlate.apply(p.flatten(3), q.flatten(3), eps).mean(1)
+    p, q = (x - x[(..., *[slice(0, 1)]*(x.ndim - 2))].detach() for x in _images(p, q))   # flat becomes 0, however bright: no digits are lost on the offset
+    return _correlate(p, q, eps)
 
 # %% ../nbs/25_gradient.ipynb #83883124
 def _size(g):
@@ -123,7 +125,7 @@ def gradient_correlation(
     eps:float=1e-8, # inside the root: flat regions have no edges and must not give NaN
 )->Tensor: # (B,) in [-1,1]; 1 means the same edges whatever the contrast
     "Normalised cross-correlation of image gradients, averaged over the spatial axes (SCOL.E5)."
-    return torch.stack([ncc(p, q, eps) for p, q in _edges(a, b, kind, polarity)]).mean(0)
+    return torch.stack([_correlate(p, q, eps) for p, q in _edges(a, b, kind, polarity)]).mean(0)
 
 # %% ../nbs/25_gradient.ipynb #b633fcc7
 def correlation_map(
