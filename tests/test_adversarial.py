@@ -2,7 +2,7 @@
 from math import log
 import pytest, torch
 from torch.testing import assert_close
-from xmodseg.adversarial import Pool, fool, spot
+from xmodseg.adversarial import Averaged, Pool, fool, spot
 from xmodseg.core import Bag, XModSegError
 
 real = torch.tensor([[[[1., 0], [2, 1]]]])
@@ -121,3 +121,41 @@ def test_an_old_image_comes_with_its_own_maps():
         assert torch.equal(organs(got['x']), got['p'])
         old += sum(not torch.equal(a, b) for a, b in zip(got['x'], x))
     assert old > 20 and all(len(item) == 2 for item in pool.items)
+
+# ---- 24.1
+
+def linear(v):
+    net = torch.nn.Linear(2, 1); torch.nn.init.constant_(net.weight, v); torch.nn.init.constant_(net.bias, -v)
+    return net
+
+def test_24_1_the_mean_by_hand():
+    mean, w = Averaged(linear(0.), keep=.9), 0.
+    for n in range(1, 120):
+        v = float(n % 7); mean.follow(linear(v)); k = min(.9, n/(n + 9)); w = k*w + (1 - k)*v
+        if n < 30 or n > 110: assert abs(mean.net.weight[0, 1].item() - w) < 1e-5 and abs(mean.net.bias.item() + w) < 1e-5
+    assert abs(mean(torch.tensor([[1., 2.]])).item() - 2*w) < 1e-4                # w + 2 w - w
+
+def test_24_1_memory_is_that_of_keep():
+    mean = Averaged(linear(0.), keep=.98)
+    for _ in range(2000): mean.follow(linear(0.))
+    for _ in range(50): mean.follow(linear(1.))
+    assert abs(mean.net.weight[0, 0].item() - (1 - .98**50)) < 1e-4
+
+def test_24_1_nobody_trains_it_and_the_followed_net_is_not_touched():
+    net = linear(1.); mean = Averaged(net)
+    assert not any(p.requires_grad for p in mean.parameters()) and mean.net is not net
+    with torch.no_grad(): net.weight.fill_(5.)
+    assert mean.net.weight[0, 0] == 1
+    before = net.weight.clone(); mean.follow(net); assert torch.equal(net.weight, before) and net.weight.requires_grad
+
+def test_24_1_whole_numbers_are_copied_and_a_checkpoint_goes_on():
+    bn = torch.nn.BatchNorm1d(2); bn(torch.randn(8, 2)); bn(torch.randn(8, 2))
+    mean = Averaged(torch.nn.BatchNorm1d(2)); mean.follow(bn); assert int(mean.net.num_batches_tracked) == 2
+    a, b = Averaged(linear(0.), .5), Averaged(linear(9.), .5)
+    for v in (1., 2., 3.): a.follow(linear(v))
+    b.load_state_dict(a.state_dict()); a.follow(linear(4.)); b.follow(linear(4.))
+    assert torch.equal(a.net.weight, b.net.weight) and int(b.n) == 4
+
+@pytest.mark.parametrize('keep', (-.1, 1., 2., float('nan')))
+def test_24_1_a_share_that_is_none(keep):
+    with pytest.raises(XModSegError, match='no such share'): Averaged(linear(0.), keep)

@@ -215,6 +215,23 @@ def test_trap_6_inverted_polarity_is_said_and_identity_is_an_option(capsys):
     m.G_xr2drr = m.G_drr2xr = Flip(); t = generator_terms(m, b, m.paths(b))
     assert float(t['XX']) == float(t['DD']) == 0. and float(t['idt']) == pytest.approx(float(2*b.x_l.abs().mean() + 2*b.x_h.abs().mean()), rel=1e-5)   # the cycle forgives inversion, identity does not
 
+def test_24_1_the_row_with_a_mean_plays_the_same_game_and_reads_with_the_mean(tmp_path):
+    xr, drr = piles()
+    trained = {}
+    for row in ('TD-GAN', 'TD-GAN+mean'):
+        trained[row] = build(row); fit(trained[row], Unpaired(xr, drr, 1, flip=False), 6, tmp_path/row, device='cpu', watch=(), save_every=3)
+    plain, mean = trained.values()
+    for k, v in plain.state_dict().items(): assert not torch.is_tensor(v) or torch.equal(v, mean.state_dict()[k]), k          # nothing in the game knows of the mean
+    assert int(mean.G_mean.n) == 6 and not torch.equal(mean.translate(b.x_l), mean.G_xr2drr(b.x_l)) and torch.equal(mean.translate(b.x_l), mean.G_mean.net(b.x_l))
+    assert torch.equal(mean.translate(b.x_h, 'xr'), mean.G_drr2xr(b.x_h)) and torch.equal(plain.translate(b.x_l), plain.G_xr2drr(b.x_l))
+    with torch.no_grad(): mean.paths(b)
+    assert int(mean.G_mean.n) == 6                                                                  # looking is no step
+    save_tdgan(mean, tmp_path/'m.safetensors', half=False); again = load_tdgan(tmp_path/'m.safetensors')
+    assert_close(again.segment(b.x_l), mean.segment(b.x_l)); assert again.row == 'TD-GAN+mean'
+    part = build('TD-GAN+mean'); fit(part, Unpaired(xr, drr, 1, flip=False), 3, tmp_path/'r', device='cpu', watch=(), save_every=3)
+    part = build('TD-GAN+mean'); fit(part, Unpaired(xr, drr, 1, flip=False), 6, tmp_path/'r', device='cpu', watch=(), save_every=3)
+    for k, v in mean.state_dict().items(): assert not torch.is_tensor(v) or torch.equal(v, part.state_dict()[k]), k
+
 def test_resume_with_another_U_is_refused(tmp_path):
     fit(build(), Feed(), 1, tmp_path, watch=(), device='cpu')
     with pytest.raises(XModSegError, match='another config'): fit(build(task=teacher(5)), Feed(), 2, tmp_path, watch=(), device='cpu')
