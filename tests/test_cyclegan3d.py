@@ -4,12 +4,12 @@ import math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from xmodseg.core import Bag, XModSegError
-from xmodseg.cyclegan3d import (ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
+from xmodseg.cyclegan3d import (_around, ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
                                 load_cyclegan3d, save_cyclegan3d, spine_model, unforced)
 from xmodseg.game import pulls
 from xmodseg.gradient import gc_loss
 from xmodseg.loop import fit
-from xmodseg.run import load_checkpoint
+from xmodseg.run import load_checkpoint, save_checkpoint
 from xmodseg.volume import Volume
 
 torch.set_num_threads(1)
@@ -118,6 +118,7 @@ def test_rows_build_and_differ_where_they_should():
     assert cyclegan3d('gc_signed', 'tiny', lr=7.).lr == 7. and set(SIZES) == {'tiny', 'small', 'full'} and TRAINING == ('steps',)
     with pytest.raises(XModSegError, match='no such row'): cyclegan3d('signed', 'tiny')
     with pytest.raises(XModSegError, match='no such size'): cyclegan3d('gamma0', 'huge')
+    with pytest.raises(XModSegError, match="did you mean 'cyc'"): cyclegan3d('gamma0', 'tiny', weights=dict(cycl=5.))
 
 def test_planes_are_slices_of_the_steps_own_block():
     class Blocks(list): fingerprint = 'x'
@@ -165,6 +166,29 @@ def test_tensors_are_padded_and_cropped_exactly(net):
     assert_close(n.translate(x), x, atol=2e-6, rtol=0)
     flat = build('slice2d').eval(); assert_close(flat.translate(x)[0, 0, 5], flat.translate(x[0, :, 5][None])[0, 0], atol=1e-5, rtol=1e-4)
 
+def test_precision_is_the_callers(net):
+    x = noise(1, 1, 17, 30, 21)
+    for kind, tol in ((torch.float64, 1e-5), (torch.float16, 5e-2), (torch.bfloat16, 3e-1)):
+        y = net.translate(x.to(kind)); assert y.dtype == kind; assert_close(y.float(), net.translate(x), atol=tol, rtol=0)
+    cut_up = build(block=(16, 32, 16)).eval(); assert cut_up.translate(x.double()).dtype == torch.float64     # also where blocks are blended
+    n = build().eval().to(torch.bfloat16); assert n.translate(x).dtype == torch.float32
+
+def test_views_and_batches_are_themselves(net):
+    x = noise(2, 1, 21, 30, 17)
+    assert_close(net.translate(x.transpose(2, 4)), net.translate(x.transpose(2, 4).contiguous()))
+    assert_close(net.translate(x)[1:], net.translate(x[1:]), atol=1e-4, rtol=0)
+    flat = build('slice2d').eval(); assert_close(flat.translate(x)[1, 0, 5], flat.translate(x[1:, :, 5])[0, 0], atol=1e-4, rtol=0)
+
+def test_SCOL_E4_E6_the_negative_is_seen_by_signed_edges_and_the_identity_term_alone():
+    "Two generators that turn everything over: the cycle and absolute edges have nothing against them."
+    def says(s, polarity):
+        f = lambda u: s*u
+        return generator_terms(stub(G_mr2ct=f, G_ct2mr=f, polarity=polarity, weights={**WEIGHTS, 'idt': 1.}), b, four(f(b.x_mr), f(b.x_ct), f(f(b.x_mr)), f(f(b.x_ct))))
+    for polarity, gc in (('absolute', 0.), ('signed', 2.)):
+        t = says(-1., polarity)
+        assert_close(torch.stack([t['cyc'], t['gc'], t['idt']]), torch.stack([torch.tensor(0.), torch.tensor(gc), 2*(b.x_mr.abs().mean() + b.x_ct.abs().mean())]), atol=1e-3, rtol=0)
+    for s in (.2, .7): assert_close(says(s, 'absolute')['cyc'], says(-s, 'absolute')['cyc']); assert says(s, 'absolute')['idt'] < says(-s, 'absolute')['idt']
+
 def test_translation_takes_the_right_generator(net):
     n = build()
     class Say(torch.nn.Module):
@@ -175,6 +199,9 @@ def test_translation_takes_the_right_generator(net):
 
 def test_translation_refuses(net):
     with pytest.raises(XModSegError, match='no such domain'): net.translate(b.x_mr, to='CT')
+    for bad in (b.x_mr[0], b.x_mr[0, 0], b.x_mr[:, :, 0], (100*b.x_mr).int()):
+        with pytest.raises(XModSegError, match='no image for this net'): net.translate(bad)
+    with pytest.raises(XModSegError, match='no image for this net'): build('slice2d').translate(b.x_mr[0, 0])
     with pytest.raises(XModSegError, match='only an image'): net.translate(Volume(np.zeros((20, 20, 20), np.int16), np.eye(4), 'label'))
     with pytest.raises(XModSegError, match='without contrast'): net.translate(Volume(np.zeros((20, 20, 20)), np.eye(4)))
 
@@ -194,6 +221,17 @@ def test_bone_is_what_touches_a_centre_or_is_largest():
     assert near.kind == 'label' and near.shape == v.shape and not near.data[8, 8, 24] and near.data[24, 24, 12] and near.data[24, 24, 35]
     assert largest.data.sum() < .6*near.data.sum()
     with pytest.raises(XModSegError, match='touches no bone'): find_bone(v, centres=dict(L1=(1., 46., 1.)))
+    with pytest.raises(XModSegError, match='no level has a centre'): find_bone(v, centres={})
+
+def test_near_a_centre_is_measured_in_mm_and_only_in_bone():
+    "12 mm are four thick voxels; a large scan with little bone costs as much as its bone."
+    import tracemalloc
+    m = np.zeros((20, 20, 20), bool); m[2:4, 10, 10] = m[8, 10, 10] = m[17, 10, 10] = True
+    a = np.diag([3., 1, 1, 1.]); a[:3, 3] = 100, 0, 0
+    assert (np.argwhere(_around(m, a, dict(L1=(113., 10, 10)))) == [(2, 10, 10), (3, 10, 10), (8, 10, 10)]).all()
+    big = np.zeros((256, 256, 256), bool); big[100:110, 100:110, 100:110] = True
+    tracemalloc.start(); _around(big, np.eye(4), dict(L1=(105., 105, 105))); peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    assert peak < 100e6
 
 def test_the_majority_vote_needs_fine_voxels():
     sheet = np.full((40, 40, 40), 30.); sheet[20:22, 5:35, 5:35] = 500.; sheet[19, 10, 10] = 500.
@@ -224,7 +262,16 @@ def test_a_lost_level_is_named_and_charged():
     none = spine_model(volume(np.zeros((48,)*3)), centres, marks)
     assert none.lost == ['L1', 'L2'] and none.surfaces == {} and all(abs(e - 10) < .3 for e in none.error.values())
 
-@pytest.mark.parametrize('bad', [dict(T3=ways()), dict(L1=ways()[:3]), dict(L1=np.full((74, 3), np.nan)), dict(L1=[])])
+@pytest.mark.parametrize('rounds', [1, 2, 3])
+def test_crumbs_are_lost_levels_in_every_round(rounds):
+    m = np.zeros((48,)*3, np.uint8); m[24, 24, 35] = 1                                     # one voxel has no shape
+    model = spine_model(volume(m), centres, {n: np.array(c) + ways() for n, c in centres.items()}, rounds=rounds)
+    assert model.lost == ['L1', 'L2'] and model.surfaces == {} and model.placed == {} and all(abs(e - 10) < .3 for e in model.error.values())
+
+def test_a_model_takes_a_round():
+    with pytest.raises(XModSegError, match='rounds=0'): spine_model(volume(two), centres, rounds=0)
+
+@pytest.mark.parametrize('bad', [dict(L1=ways()[:, :2]), dict(T3=ways()), dict(L1=ways()[:3]), dict(L1=np.full((74, 3), np.nan)), dict(L1=[])])
 def test_levels_that_cannot_be_scored(bad):
     with pytest.raises(XModSegError, match='cannot be scored'): spine_model(volume(two), centres, bad)
 
@@ -245,6 +292,14 @@ def test_segment_on_tensors_and_volumes():
     y = n.segment(x); assert y.shape == x.shape and set(y.unique().tolist()) == {0., 1.} and ((y > 0) == (x > 0)).float().mean() > .99
     v = n.segment(Volume(x[0, 0].numpy()*100, np.eye(4)), centres=dict(L1=(24., 24, 24))); assert v.kind == 'label' and abs(v.data.sum()/float((x > 0).sum()) - 1) < .05
 
+def test_segment_knows_the_voxels_of_training():
+    "At 3 mm a sheet of one voxel stays; at 1 mm the majority vote takes it. Centres are in mm."
+    sheet = torch.full((1, 1, 32, 32, 32), -.5); sheet[:, :, 16, 4:28, 4:28] = .5; sheet[:, :, 2, 2:30, 2:30] = .5
+    def bone(mm, **how):
+        n = build(spacing=(mm,)*3); n.G_mr2ct = torch.nn.Identity(); return n.segment(sheet, **how)
+    assert bone(3.)[0, 0, 2].sum() == 28*28 and bone(3., centres=dict(L1=(48., 48, 48)))[0, 0, 16].sum() == 24*24
+    with pytest.raises(XModSegError, match='no bone'): bone(1.)
+
 # ---- files
 
 def test_files(tmp_path, net):
@@ -254,6 +309,8 @@ def test_files(tmp_path, net):
     assert (near.translate(b.x_ct, 'mr') - net.translate(b.x_ct, 'mr')).abs().mean() < .02
     assert not [k for k in load_checkpoint(tmp_path/'n.safetensors')['method'] if not k.startswith('G_')]
     with pytest.raises(XModSegError, match='no such checkpoint'): load_cyclegan3d(tmp_path/'x.safetensors')
+    save_checkpoint(tmp_path/'other.safetensors', dict(config=dict(row='M5', size='tiny'), method={}))
+    with pytest.raises(XModSegError, match='a file of another method'): load_cyclegan3d(tmp_path/'other.safetensors')
 
 def test_a_checkpoint_of_a_run_loads_too(tmp_path):
     n = build(block=(16, 32, 16)); fit(n, [b], 1, tmp_path, device='cpu', watch=())

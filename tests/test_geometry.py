@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 from scipy.spatial import cKDTree
+from xmodseg import geometry
 from xmodseg.core import XModSegError
 from xmodseg.geometry import Surface, _foot, bone_mask, component, majority, otsu, otsu_slices, p2s, split_levels, surface
 
@@ -46,6 +47,10 @@ def test_GEO_E1_equals_every_cut(seed):
     score = mine.mean()*(1 - mine.mean())*(v[mine].mean() - v[~mine].mean())**2
     assert score == pytest.approx(best, rel=1e-12)
 
+def test_GEO_E1_two_bins_are_the_fewest():
+    v = np.r_[np.zeros(40), np.ones(20), np.full(40, 10.)]
+    assert otsu(v, bins=2) == 10 and otsu(v) == 10
+
 def test_GEO_E1_brightest_class_is_foreground_and_moves_with_the_scale():
     v = np.r_[np.zeros(50), np.full(50, 100.)]
     assert otsu(v) == 100 and otsu(2*v - 7) == 193
@@ -84,6 +89,8 @@ def test_GEO_E1_axis(axis):
 @pytest.mark.parametrize('call, words', [
     (lambda: otsu_slices(np.zeros((9, 9, 9))), 'no slice has contrast'), (lambda: otsu_slices(np.ones((9, 9, 9)), 5, 9), 'no slice has contrast'),
     (lambda: otsu_slices(np.zeros((9, 9, 9)), 3, 3), 'range is empty'), (lambda: otsu_slices(np.zeros((9, 9, 9)), float('nan'), 3), 'range is empty'),
+    (lambda: otsu(np.r_[np.zeros(40), np.ones(40), np.nan]), '1 NaN or infinite'), (lambda: otsu(np.r_[np.zeros(40), np.inf]), '1 NaN or infinite'),
+    (lambda: otsu(np.r_[np.zeros(40), np.ones(40)], bins=1), 'found bins=1'), (lambda: otsu(np.r_[np.zeros(40), np.ones(40)], bins=0), 'found bins=0'),
     (lambda: otsu_slices(np.zeros((9, 9, 9)), axis=-1), 'no such axis'), (lambda: otsu_slices(np.full((9, 9, 9), np.nan)), 'must be finite'),
     (lambda: otsu_slices(np.zeros((9, 9))), 'another form'), (lambda: otsu_slices(np.zeros((0, 9, 9))), 'another form'),
     (lambda: majority(np.full((3, 3, 3), .5)), 'not a mask'), (lambda: component(np.zeros((3, 3, 3))), 'no bone'), (lambda: component(np.eye(3)[None], (0, 0, 1)), 'touches no bone'),
@@ -171,7 +178,8 @@ def test_surface_does_not_change():
     s = Surface(p, [[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
     p[:] = 9
     assert s.volume == pytest.approx(1/6)
-    with pytest.raises(ValueError): s.points[0] = 1
+    for array in (s.points, s.faces, s.corners, s.normals):                # what the tree and the distances were made from stays what it was
+        with pytest.raises(ValueError, match='read-only'): array[0] = 1
     assert s.moved(np.eye(3), (1, 2, 3)).volume == pytest.approx(1/6) and s.points[0, 0] == 0
 
 # ---- distances
@@ -205,6 +213,18 @@ def test_GEO_E5_a_triangle_shrunk_to_a_line_is_its_edges():
     end = u*np.maximum(k, 1)[:, None]                                      # the longer of both edges holds the other
     t = np.clip(((p - a)*end).sum(1)/(end**2).sum(1), 0, 1)[:, None]
     assert np.allclose(_foot(p, a, u, u*k[:, None])[1], np.linalg.norm(p - a - t*end, axis=1), atol=1e-6)
+
+def test_GEO_E5_memory_is_bounded_where_every_triangle_is_a_rival(monkeypatch):
+    d = np.linalg.norm(np.indices((38,)*3).T - 18.5, axis=-1).T
+    s, asked, real = surface(np.clip(.5 - (d - 15)/4, 0, 1), (1, 1, 1)), [], geometry._rivals
+    monkeypatch.setattr(geometry, '_rivals', lambda index, p, best: asked.append(len(p)) or real(index, p, best))
+    r = np.random.default_rng(0)
+    middle, skin = 18.5 + r.normal(0, .1, (700, 3)), s.points[:1500]
+    out = s.nearest(middle)
+    assert len(s.faces)*700 > 5e6 and sum(asked) == 700 and max(asked)*len(s.faces) < 4.5e6
+    a, u, v = s.corners[:, 0], s.corners[:, 1] - s.corners[:, 0], s.corners[:, 2] - s.corners[:, 0]
+    assert np.allclose(out.distance[::70], [_foot(p[None], a, u, v)[1].min() for p in middle[::70]], atol=1e-9)
+    asked.clear(); assert s.nearest(skin).distance.max() < 1e-9 and asked == [1024, 476]           # the rule: whole blocks
 
 def test_GEO_E5_zero_on_the_surface_and_moves_with_it():
     s, r = ball(), np.random.default_rng(0)

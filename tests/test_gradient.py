@@ -78,7 +78,27 @@ def test_SCOL_E5b_eps_stands_inside_the_root():
 def test_SCOL_E5b_single_precision_keeps_its_digits_in_large_volumes(offset):
     p = rand(1, 1, 96, 96, 96, dtype=torch.float32)
     q = .3*p + rand(1, 1, 96, 96, 96, seed=1, dtype=torch.float32)
-    assert_close(ncc(p + offset, q).double(), ncc(p.double(), q.double()), atol=2e-6 if offset == 0 else 5e-3, rtol=0)
+    assert_close(ncc(p + offset, q).double(), ncc((p + offset).double(), q.double()), atol=4e-6, rtol=0)
+
+@pytest.mark.parametrize('value', [.3, 1000.1, -1000.1, 3e4])
+def test_SCOL_E5b_a_flat_image_scores_zero_however_bright(value):
+    flat, q = torch.full((1, 1, 64, 64, 64), value), 300*rand(1, 1, 64, 64, 64, dtype=torch.float32) - 500
+    assert ncc(flat, q) == 0 and ncc(q, flat) == 0 and ncc(flat, flat) == 0
+    x = flat[..., :8].clone().requires_grad_()
+    assert torch.autograd.grad(ncc(x, q[..., :8]).sum(), x)[0].isfinite().all()
+
+def test_SCOL_E5b_an_offset_changes_neither_value_nor_derivative():
+    p, q = rand(2, 2, 6, 5, 4).requires_grad_(), rand(2, 2, 6, 5, 4, seed=1)
+    want, got = (torch.autograd.grad(ncc(p + d, q).sum(), p)[0] for d in (0., 1e4))
+    assert_close(got, want, atol=1e-9, rtol=1e-6); assert_close(ncc(p + 1e4, q), ncc(p, q), atol=1e-9, rtol=0)
+
+@pytest.mark.parametrize('polarity', polarities)
+def test_SCOL_E5_two_precisions_meet_in_the_finer(polarity):
+    a, b = rand(2, 1, 6, 5, 4), rand(2, 1, 6, 5, 4, seed=1)
+    want = gradient_correlation(a, b.float().double(), polarity=polarity)
+    for got in (gradient_correlation(a, b.float(), polarity=polarity), gradient_correlation(b.float(), a, polarity=polarity)):
+        assert got.dtype == torch.float64; assert_close(got, want, atol=1e-9, rtol=0)
+    assert gradient_correlation(a.float(), b.half()).dtype == torch.float32 and correlation_map(a, b.float()).dtype == torch.float64
 
 # ---- gradient correlation
 
@@ -165,6 +185,12 @@ def test_SCOL_E6_by_hand():
     mixed = torch.cat([w[:1], -w[1:2], 0*w[2:]])                      # 0, 2 and 1 in the second half
     near(gc_loss(v, v, w, mixed), .5*(0 + 2 + 1)/3)
 
+def test_SCOL_E6_only_the_signed_form_tells_an_answer_from_its_negative():
+    x, y, fx, fy = (rand(2, 1, 5, 6, 4, seed=s) for s in range(4))
+    of = lambda f, polarity: gc_loss(x, f*fx, y, f*fy, polarity=polarity)
+    assert_close(of(1, 'absolute'), of(-1, 'absolute'), atol=1e-9, rtol=0)
+    assert_close(of(1, 'signed') + of(-1, 'signed'), torch.tensor(2., dtype=torch.float64)); assert of(1, 'signed') != of(-1, 'signed')
+
 def test_SCOL_E6_is_half_of_each_direction():
     a, b, c, d = (rand(2, 1, 5, 6, 4, seed=s) for s in range(4))
     want = .5*((1 - gradient_correlation(a, b)).mean() + (1 - gradient_correlation(c, d)).mean())
@@ -210,6 +236,6 @@ x = torch.zeros(1, 1, 6, 6)
     (lambda: correlation_map(x, x[..., 1:]), 'one grid'), (lambda: gc_loss(x, x, x, x[..., 1:]), 'one grid'), (lambda: image_gradients(x[0, 0]), 'None,None'),
     (lambda: image_gradients(torch.zeros(1, 1, 6, 1)), 'at least 2'), (lambda: image_gradients(x, 'prewitt'), "'sobel' or 'central'"),
     (lambda: gradient_correlation(x, x, 'Sobel'), "'sobel' or 'central'"), (lambda: gradient_correlation(x, x, polarity='unsigned'), "'signed' or 'absolute'"),
-    (lambda: gc_loss(x, x, x, x, polarity=None), "'signed' or 'absolute'")])
+    (lambda: gc_loss(x, x, x, x, polarity=None), "'signed' or 'absolute'"), (lambda: ncc(x[:0], x[:0]), 'or more'), (lambda: gc_loss(x, x, x[:0], x[:0]), 'or more')])
 def test_refused(call, match):
     with pytest.raises(XModSegError, match=match): call()

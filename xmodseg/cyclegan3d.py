@@ -11,7 +11,7 @@ from typing import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from .core import Bag, XModSegError, pick_size
+from .core import Bag, XModSegError, pick_size, refuse_unknown
 from .geometry import component, majority, otsu_slices, split_levels, surface
 from .rigid import measure_levels
 from .run import load_checkpoint, save_checkpoint
@@ -70,13 +70,14 @@ def _through(net, x, to, block):
     "A tensor through a generator: padded, in blocks, cropped back; a net of planes takes a volume sagittal slice by slice."
     G = {'ct': net.G_mr2ct, 'mr': net.G_ct2mr}.get(to)
     if G is None: raise XModSegError('no such domain', found=f'to={to!r}', needed="'ct' or 'mr'")
+    if x.ndim not in (net.dim + 2, 5) or not x.is_floating_point(): raise XModSegError('no image for this net', found=f'{x.dtype} of shape {tuple(x.shape)}', needed=f'numbers in [-1,1], (B,1,*S) with {net.dim} or 3 axes of space', fix='stretch a scan first, or translate it as a Volume')
     if net.dim == 2 and x.ndim == 5:
         y = torch.cat([_through(net, s, to, block) for s in x.transpose(1, 2).flatten(0, 1).split(8)])
         return y.unflatten(0, (len(x), -1)).transpose(1, 2)
     if block == 'trained': block = net.config['block']
     padded, back = pad_to(x, 16)
-    device = next(net.parameters()).device
-    return back(blend_blocks(padded, lambda v: G(v.to(device)).to(v), block and tuple(block)[-net.dim:]))
+    weight = next(net.parameters())                                       # the net's device and precision, and back to those of x
+    return back(blend_blocks(padded, lambda v: G(v.to(weight)).to(v), block and tuple(block)[-net.dim:])).to(x)
 
 # %% ../nbs/31_cyclegan3d.ipynb #8cde8510
 def _on_grid(net, vol, to, block):
@@ -103,6 +104,7 @@ class CycleGAN3d(Method):
         hu:tuple=(-1000, 1000), # what -1 and 1 mean in a synthetic CT
     ):
         config = {k: list(v) if isinstance(v, tuple) else v for k,v in locals().items() if k not in ('self', '__class__')}
+        refuse_unknown(weights or {}, (*WEIGHTS, 'D_ct', 'D_mr'))
         super().__init__({**WEIGHTS, **(weights or {})}, config)
         self.dim, self.lr, self.polarity, self.kind = dim, lr, polarity, kind
         self.G_mr2ct, self.G_ct2mr = (LightUNet3d(base, dim=dim, checkpointing=checkpointing) for _ in range(2))
@@ -120,7 +122,8 @@ class CycleGAN3d(Method):
     def segment(self, x:Tensor|Volume, **how)->Tensor|Volume: # x: MR, as for `translate`; how: lo, hi, axis, centres of `find_bone`
         "Bone of an MR, read off its synthetic CT: 1 inside."
         if isinstance(x, Volume): return find_bone(self.translate(x), **how)
-        return torch.stack([torch.from_numpy(find_bone(Volume(v[0].cpu().numpy(), np.eye(4)), **how).data)[None] for v in self.translate(x)]).float()
+        grid = np.diag([*(self.config['spacing'] or (1., 1., 1.)), 1.])   # a tensor lies at the voxels of training, its first voxel at 0 mm
+        return torch.stack([torch.from_numpy(find_bone(Volume(v[0].cpu().numpy(), grid), **how).data)[None] for v in self.translate(x)]).float()
 
 # %% ../nbs/31_cyclegan3d.ipynb #1e2819c4
 def cyclegan3d(
@@ -134,11 +137,14 @@ def cyclegan3d(
     return CycleGAN3d(**{**preset, **ROWS[row], **changes})
 
 # %% ../nbs/31_cyclegan3d.ipynb #1759cdee
-def _around(vol, centres, mm=12.):
-    "Voxels within so many mm of a centre: what belongs to the spine touches this."
+def _around(mask, affine, centres, mm=12.):
+    "Voxels of the mask within so many mm of a centre: what belongs to the spine touches one of these."
     from scipy.spatial import cKDTree
-    at = np.indices(vol.shape).reshape(3, -1).T @ vol.affine[:3, :3].T + vol.affine[:3, 3]
-    return np.isfinite(cKDTree(np.array(list(centres.values()), float)).query(at, distance_upper_bound=mm)[0]).reshape(vol.shape)
+    if not centres: raise XModSegError('no level has a centre', found='an empty dict', needed='level -> point in mm', fix='pass centres=None for the largest piece')
+    near, where = np.zeros(mask.shape, bool), np.argwhere(mask)
+    far = cKDTree(np.array(list(centres.values()), float)).query(where @ affine[:3, :3].T + affine[:3, 3], distance_upper_bound=mm)[0]
+    near[tuple(where[np.isfinite(far)].T)] = True
+    return near
 
 # %% ../nbs/31_cyclegan3d.ipynb #01db6829
 def find_bone(
@@ -151,13 +157,13 @@ def find_bone(
     v = image.to_ras()
     m = otsu_slices(v.data, lo, hi, axis).mask
     if max(v.spacing) <= 2: m = majority(m)
-    m = component(m, None if centres is None else _around(v, centres))
+    m = component(m, None if centres is None else _around(m, v.affine, centres))
     return v.with_data(m.astype(np.uint8), 'label').like(image)
 
 # %% ../nbs/31_cyclegan3d.ipynb #4cf3e5df
 def _refuse_landmarks(centres, landmarks):
     "A level is split off by its centre and scored by its landmarks: it needs both."
-    bad = [str(n) for n, p in landmarks.items() if n not in centres or np.ndim(p) != 2 or len(p) < 4 or not np.isfinite(p).all()]
+    bad = [str(n) for n, p in landmarks.items() if n not in centres or np.ndim(p) != 2 or np.shape(p)[1] != 3 or len(p) < 4 or not np.isfinite(p).all()]
     if bad: raise XModSegError('these levels cannot be scored', found=', '.join(bad), needed='a centre each, and at least 4 finite landmarks (n,3) in mm', fix='leave a level out by a rule fixed beforehand')
 
 def _surfaces(mask, centres):
@@ -174,6 +180,7 @@ def _fitted(mask, centres, landmarks, rounds, how):
         found = measure_levels(mask.data, mask.affine, near, placed, list(found or landmarks), math.nan, **rest, **how)
         found = {n: f for n, f in found.items() if f.fit}
         placed = {n: placed[n] @ f.fit.R.T + f.fit.t for n, f in found.items()}
+        if not found: break                                                             # crumbs: no level has a surface, and there is nothing to go on from
         near.update(placed)
     return {n: f.surface for n, f in found.items()}, placed, {n: f.p2s for n, f in found.items()}
 
@@ -188,6 +195,7 @@ def spine_model(
     "A surface for every vertebra, and the mean distance of its landmarks to it."
     landmarks, model = landmarks or {}, Bag(surfaces={}, placed={}, error={})
     _refuse_landmarks(centres, landmarks)
+    if rounds < 1: raise XModSegError('a model takes a round', found=f'rounds={rounds}', needed='1 or more')
     if landmarks and mask.data.any(): model.surfaces, model.placed, model.error = _fitted(mask, centres, landmarks, rounds, dict(step='plane', tol=1e-3) | how)
     elif mask.data.any(): model.surfaces = _surfaces(mask, centres)
     model.lost = [n for n in landmarks or centres if n not in model.surfaces]
@@ -242,6 +250,7 @@ def load_cyclegan3d(
     "A trained pair of generators from a file."
     s = load_checkpoint(path or Path(__import__('xmodseg').__file__).parent/'weights'/'cyclegan3d_small.safetensors')
     config, state = (s['config'], s['method']) if 'config' in s else (s['names']['config'], s['loop']['method'])
+    if not {'d_base', 'polarity'} <= set(config): raise XModSegError('a file of another method', found=f'config of {", ".join(sorted(config))}', needed='one of save_cyclegan3d, or a run of this method', file=path)
     net = CycleGAN3d(**config)
     net.load_state_dict({**net.state_dict(), **{k: v.float() for k,v in state.items() if k.startswith('G_')}})
     return net.eval()

@@ -169,6 +169,10 @@ def _nearest(index, p):
     return dict(points=q, distance=best, face=face)
 
 # %% ../nbs/03_geometry.ipynb #f6cdf883
+def _frozen(**arrays):
+    for a in arrays.values(): a.flags.writeable = False
+    return arrays
+
 def _stl(s):
     f = np.zeros(len(s.faces), [('normal', '<f4', 3), ('corners', '<f4', (3, 3)), ('unused', '<u2')])
     f['normal'], f['corners'] = s.normals, s.corners
@@ -191,10 +195,8 @@ class Surface:
         p, f = np.array(_numbers(self.points, 'points', ('n', 3)), float), _numbers(self.faces, 'faces', ('m', 3))
         if f.dtype.kind not in 'iu' or f.min() < 0 or f.max() >= len(p):
             raise XModSegError('faces name points that are not there', found=f'{f.dtype} from {f.min()} to {f.max()}', needed=f'whole numbers from 0 to {len(p) - 1}')
-        f = f.astype(np.int64); corners = p[f]
-        own = dict(points=p, faces=f, corners=corners, normals=np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])/2)   # (m,3,3) mm; (m,3) mm2, as long as the triangle is large
-        for array in own.values(): array.flags.writeable = False
-        self.__dict__.update(own)
+        f = f.astype(np.int64); c = p[f]
+        self.__dict__.update(_frozen(points=p, faces=f, corners=c, normals=np.cross(c[:, 1] - c[:, 0], c[:, 2] - c[:, 0])/2))   # (m,3,3) mm; (m,3) mm2, as long as the triangle is large
     @property
     def area(self)->float: # mm2
         "The sum of all triangles (GEO.E4)."
@@ -231,12 +233,18 @@ class Surface:
         path.write_bytes(write(self))
 
 # %% ../nbs/03_geometry.ipynb #f96fe3b2
+def _pieces(index, p, most=4e6):
+    "A block, cut so that the pairs of a point and a rival stay below some millions, judged by 16 of its points."
+    some = p[::len(p)//16 + 1]
+    many = index.tree.query_ball_point(some, index.tree.query(some)[0] + index.reach.max(), return_length=True).mean()*len(p)
+    return np.array_split(np.arange(len(p)), min(1 + int(many/most), len(p)))
 def _nearest_all(index, points):
     from scipy.spatial import cKDTree
     out = Bag(points=np.empty_like(points), distance=np.empty(len(points)), face=np.empty(len(points), int))
     order = cKDTree(points).indices
-    for i in np.split(order, range(1024, len(order), 1024)):
-        for k, v in _nearest(index, points[i]).items(): out[k][i] = v
+    for block in np.split(order, range(1024, len(order), 1024)):
+        for i in (block[j] for j in _pieces(index, points[block])):
+            for k, v in _nearest(index, points[i]).items(): out[k][i] = v
     return out
 
 # %% ../nbs/03_geometry.ipynb #c54c3be7
