@@ -1,30 +1,14 @@
 "What notebook 41 refuses before a volume is opened, and what it makes of a reader's folders."
 import json
-from pathlib import Path
 import matplotlib
+import notebooks
 import numpy as np
 import pytest
-from xmodseg.core import XModSegError
 from xmodseg.files import read_volume, write_volume
 from xmodseg.phantom import patient, render_ct, render_mr
 
-NB = Path(__file__).resolve().parents[1]/'nbs'/'41_train_cyclegan3d.ipynb'
-CELLS = [c for c in json.loads(NB.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-
-def begin(until='live =', **given):
-    "The names that the notebook knows before its first training."
-    names = {'get_ipython': lambda: None}
-    for c in CELLS:
-        source = ''.join(c['source'])
-        if until and source.startswith(until): return names
-        exec(source, names)
-        if 'parameters' in c['metadata'].get('tags', []): names.update(given)
-    return names
-
-def refuses(*words, out, **given):
-    with pytest.raises(XModSegError) as e: begin(size='tiny', out=str(out), **given)
-    assert all(w in str(e.value) for w in words), str(e.value)
-    assert e.value.found is not None and e.value.needed is not None
+def begin(until='live =', **given): return notebooks.begin('41_train_cyclegan3d', until, **given)
+def refuses(*words, out, **given): notebooks.refused('41_train_cyclegan3d', 'live =', words, out=str(out), **given)
 
 @pytest.fixture
 def names_only(tmp_path):

@@ -1,26 +1,9 @@
 "What notebook 44 refuses before anything is rendered: its first cells, on folders whose files hold nothing."
-import json
-from pathlib import Path
+import notebooks
 import pytest
-from xmodseg.core import XModSegError
 
-NB = Path(__file__).resolve().parents[1]/'nbs'/'44_train_tdgan.ipynb'
-CELLS = [c for c in json.loads(NB.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-
-def begin(**given):
-    "The names that the notebook knows when it starts to render."
-    names = {}
-    for c in CELLS:
-        source = ''.join(c['source'])
-        if source.startswith('t0 = time.time()'): return names
-        exec(source, names)
-        if 'parameters' in c['metadata'].get('tags', []): names.update(given)
-    pytest.fail('no cell renders')
-
-def refuses(*words, out, **given):
-    with pytest.raises(XModSegError) as e: begin(size='tiny', out=str(out), **given)
-    assert all(w in str(e.value) for w in words), str(e.value)
-    assert e.value.found is not None and e.value.needed is not None
+def begin(**given): return notebooks.begin('44_train_tdgan', 't0 = time.time()', **given)   # the cell that starts to render
+def refuses(*words, out, **given): notebooks.refused('44_train_tdgan', 't0 = time.time()', words, out=str(out), **given)
 
 @pytest.fixture
 def data(tmp_path):
