@@ -56,4 +56,4 @@ def test_every_scan_of_a_folder_gets_a_ct_on_its_own_grid(tmp_path, monkeypatch)
         assert ct.shape == bone.shape == whole.shape and np.allclose(ct.affine, whole.affine) and set(np.unique(bone.data)) <= {0, 1}
         lo, hi = names['columns'].hu
         assert ct.data.min() >= lo - 1 and ct.data.max() <= hi + 1
-    assert names['found']['none'][1].get('error') is None or names['found']['none'][0].get('error') is None      # p2 has no mask
+    for row in ('none', 'gamma0'): assert {x['name'] for x in names['found'][row] if 'error' in x} == {'p1'}      # p2 has no mask, and no score
