@@ -210,6 +210,29 @@ def test_a_bad_batch_changes_no_weight_no_memory_and_names_case_and_term(capsys)
     fit(segmentor(), Data(poison=(1,)), 3, **quiet)
     assert capsys.readouterr().out == 'step 1: seg is not finite for case1.0, case1.1; no weight was changed\n'
 
+def test_a_bad_batch_leaves_no_trace_in_running_means_and_pools():
+    m = gan(); fit(m, Data(), 2, **quiet); kept = copy.deepcopy(m.state_dict())
+    l = Loop(m, device='cpu'); assert l.step(3, Data(poison=(3,))[3])[1] == 'adv'
+    assert same(dict(m.state_dict()), dict(kept)) and l.step(4, Data()[4])[1] is None
+    normed = Supervised(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.Sigmoid())); fit(normed, Data(poison=(1,)), 3, **quiet)
+    assert int(normed.net[0].num_batches_tracked) == 2 and bool(torch.isfinite(normed.net[0].running_var).all())
+
+def test_moved_is_called_once_for_each_step_that_was_taken():
+    for pieces in (1, 2):
+        m, calls = segmentor(), []; m.moved = lambda: calls.append(weights(m).clone())
+        fit(m, Data(poison=(1,)), 4, accumulate=pieces, **quiet)
+        assert len(calls) == 3 and torch.equal(calls[-1], weights(m)) and not torch.equal(calls[0], calls[1])   # after the step, not before
+
+def test_a_term_of_weight_0_is_nobodys_fault():
+    m = gan(); pull = m.pull; m.pull = lambda b, p: {**pull(b, p), 'watched': p.x_l2h.mean()*float('nan')}
+    assert Loop(m, device='cpu').step(0, Data()[0])[1] == 'watched'
+    m.weights['watched'] = 0.; log, bad = Loop(m, device='cpu').step(0, Data()[0])
+    assert bad is None and bool(torch.isnan(log['watched'])) and bool(torch.isfinite(weights(m)).all())
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    fit(segmentor(), Data(), 6, tmp_path, **quiet); assert fit(segmentor(), Data(), 6, tmp_path, **quiet).step == 6
+    with pytest.raises(XModSegError, match='found 6, needed at most 4'): fit(segmentor(), Data(), 4, tmp_path, **quiet)
+
 def test_a_gradient_that_is_not_finite_is_seen_although_the_loss_is():
     class Root(Method):
         def __init__(self): super().__init__(); self.w = nn.Linear(1, 1, bias=False); nn.init.zeros_(self.w.weight)
