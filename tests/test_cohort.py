@@ -161,6 +161,11 @@ def test_72_73_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         refuses('cannot keep slices', 'XMODSEG_CACHE', 'file', call=lambda: phantoms([1], False, grid=GRID, cache=tmp_path/'file'/'deep'))
+        refuses('cannot keep copies', 'file', call=lambda: cohort._keep(tmp_path/'file'/'c.npy', np.zeros(3), 'copies'))
+
+def test_one_array_is_kept_as_one(tmp_path):
+    cohort._keep(tmp_path/'c.npy', np.arange(5, dtype=np.float16))
+    assert np.array_equal(np.load(tmp_path/'c.npy', mmap_mode='r'), np.arange(5)) and [p.name for p in tmp_path.iterdir()] == ['c.npy']
 
 def test_cache_folder_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv('XMODSEG_CACHE', str(tmp_path/'here'))
@@ -281,6 +286,17 @@ def test_folder_with_imagesTs(own, people):
     want = cut(*own_scan(Case('a04', 'a04', own/'cbct'/'imagesTs'/'a04_0000.nii.gz', own/'cbct'/'labelsTs'/'a04.nii.gz'), 5).values(), least=5)
     np.testing.assert_array_equal(c.test_l.x, want.x); np.testing.assert_array_equal(c.test_l.y, want.y)
 
+@pytest.mark.parametrize('split', [True, False])
+def test_an_index_with_a_column_split_says_who_is_scored(own, people, split):
+    rows = ['case,image,label,patient' + ',split'*split]
+    for k, side in ((0, 'Tr'), (1, 'Tr'), (4, 'Ts'), (5, 'Ts')):
+        write_volume(people[k][0], own/'cbct'/f'{k}.nii.gz'); write_volume(people[k][1], own/'cbct'/f'{k}_y.nii.gz')
+        rows.append(f's{k},{k}.nii.gz,{k}_y.nii.gz,who{k}' + f',{side}'*split)
+    (own/'cbct'/'index.csv').write_text('\n'.join(rows))
+    c = folder_cohort(own, least=1, held_out=.25)
+    if split: assert groups(c)['train_l'] == ['who0', 'who1'] and groups(c)['test_l'] == ['who4', 'who5'] and list(c.scans) == ['s4', 's5']
+    else: assert len(groups(c)['test_l']) == 1 and len(groups(c)['train_l']) == 3                # by chance, then
+
 def test_held_out_by_patient_and_labels_do_not_choose_target_slices(own, people):
     for k in (0, 1): write_volume(people[k][1], own/'cbct'/'labelsTr'/f'a{k:02d}.nii.gz')
     put(own/'cbct', 4, people, 'a01_2', label=False)                                            # a second scan of a01
@@ -306,6 +322,38 @@ def test_spacing_of_the_files_or_one_spacing(own, people):
     write_volume(Volume(ct.data, a), own/'ct'/'imagesTr'/'b02_0000.nii.gz', overwrite=True); write_volume(Volume(y.data, a, 'label'), own/'ct'/'labelsTr'/'b02.nii.gz', overwrite=True)
     refuses('pixels of two sizes', '6.0', '4.0', 'spacing=', call=lambda: folder_cohort(own, held_out=0., least=1))
     assert folder_cohort(own, held_out=0., least=1, spacing=6.).train_h.spacing == pytest.approx((6., 6.))
+
+def test_pixels_of_two_sizes_in_the_two_domains_are_refused(own, people):
+    for k in (0, 1): write_volume(people[k][0].resample((6., 6., 3.)), own/'cbct'/'imagesTr'/f'a{k:02d}_0000.nii.gz', overwrite=True)
+    refuses('pixels of two sizes in the two domains', 'train_l [3.0, 6.0] mm', 'train_h [6.0, 6.0] mm', 'spacing=', call=lambda: folder_cohort(own, least=1))
+    c = folder_cohort(own, least=1, spacing=6.)
+    assert c.train_l.spacing == pytest.approx((6., 6.)) and c.train_h.spacing == pytest.approx((6., 6.))
+    for k in (2, 3):
+        for part, v, n in zip(('imagesTr', 'labelsTr'), people[k], ('_0000', '')): write_volume(v.resample((6., 6., 3.)), own/'ct'/part/f'b{k:02d}{n}.nii.gz', overwrite=True)
+    assert folder_cohort(own, least=1).train_h.spacing == folder_cohort(own, least=1).train_l.spacing == pytest.approx((3., 6.))   # rectangles, and the same: rows are 3 mm, columns 6
+    assert folder_cohort(own, least=1, axis=2).train_l.spacing == pytest.approx((6., 6.))
+    for k in (0, 1): write_volume(people[k][0].resample((6., 3., 6.)), own/'cbct'/'imagesTr'/f'a{k:02d}_0000.nii.gz', overwrite=True)
+    refuses('pixels of two sizes', 'train_l [6.0, 3.0] mm', 'train_h [3.0, 6.0] mm', call=lambda: folder_cohort(own, least=1))   # turned rectangles
+
+@pytest.mark.parametrize('off, refused', [(1.0005, False), (1.01, True)])
+def test_spacings_may_differ_by_rounding(own, people, off, refused):
+    for k in (0, 1):
+        v = people[k][0]
+        write_volume(Volume(v.data, v.affine*[[1, off, off, 1]]), own/'cbct'/'imagesTr'/f'a{k:02d}_0000.nii.gz', overwrite=True)
+    if refused: refuses('pixels of two sizes', call=lambda: folder_cohort(own, least=1))
+    else: assert folder_cohort(own, least=1).train_h.spacing == pytest.approx((6., 6.))
+
+def test_scored_pixels_of_another_size_are_refused(own, people):
+    for part, v, n in zip(('imagesTs', 'labelsTs'), people[4], ('_0000', '')): write_volume(v.resample((6., 3., 3.)), own/'cbct'/part/f'a04{n}.nii.gz')
+    refuses('pixels of two sizes', 'test_l [3.0, 3.0] mm', call=lambda: folder_cohort(own, least=1))
+
+def test_ct_that_is_not_in_hu_is_said_and_cbct_needs_none(own, people):
+    for name, k in (('ct', 2), ('cbct', 0)):
+        v = people[k][0]
+        write_volume(v.with_data(v.data + 1024), own/name/'imagesTr'/f'{"b" if name == "ct" else "a"}{k:02d}_0000.nii.gz', overwrite=True)
+    with pytest.warns(UserWarning, match='another unit') as said: folder_cohort(own, least=1)
+    said = [str(w.message) for w in said if 'another unit' in str(w.message)]
+    assert len(said) == 1 and said[0].startswith('b02: minimum ')
 
 @pytest.mark.parametrize('gone', ['cbct', 'ct'])
 def test_8_a_missing_domain_is_named_with_both(own, gone):

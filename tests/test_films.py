@@ -201,6 +201,25 @@ def test_an_empty_mask_is_a_mask_in_every_format(tmp_path, grainy):
     f = quiet(tmp_path, 32)
     assert y.any() and all((m[0] == y).all() for m in f.scored.y[:2])
 
+def test_a_film_or_smooth_edges_in_place_of_a_mask_are_refused(tmp_path, grainy):
+    x, y = grainy['x'][0], grainy['y'][0, 3]
+    save(tmp_path, 'a', x, (x + 1)*127)                                                             # the film itself
+    for organs in (None, dict(lung=(255,))): refuses('too many values for a mask', 'at most 31', 'a.png', call=lambda: film_folder(tmp_path, 32, organs))
+    big = Image.fromarray(y*255).resize((96, 96), Image.Resampling.NEAREST)
+    for how, n in ((Image.Resampling.NEAREST, 2), (Image.Resampling.BICUBIC, 33)):
+        (small := big.resize((41, 41), how)).save(tmp_path/'masks'/'a.png')
+        Image.fromarray(np.round((x + 1)*127).astype(np.uint8)).resize((41, 41)).save(tmp_path/'images'/'a.png')
+        assert len(np.unique(small)) >= n
+        if n == 2: assert np.mean(quiet(tmp_path, 32).scored.y[0][0] != y) < .05
+        else: refuses('too many values for a mask', 'smooth edges', call=lambda: film_folder(tmp_path, 32))
+
+@pytest.mark.parametrize('values', (31, 32))
+def test_a_mask_may_hold_31_organs(tmp_path, grainy, values):
+    mask = np.zeros((32, 32)); mask.flat[100:100 + values] = 1 + np.arange(values)
+    save(tmp_path, 'a', grainy['x'][0], mask)
+    if values == 31: assert quiet(tmp_path, 32).scored.y[0].sum() == 31
+    else: refuses('too many values', 'found 32 besides 0', call=lambda: film_folder(tmp_path, 32))
+
 def test_a_lossy_mask_is_refused_whatever_its_name(tmp_path, grainy):
     save(tmp_path, 'a', grainy['x'][0])
     (tmp_path/'masks').mkdir(exist_ok=True)
@@ -255,9 +274,9 @@ def test_unfit_films_are_refused(tmp_path, drr):
         if v is None: Image.fromarray(np.full((9, 9), 3, np.uint8)).save(tmp_path/name)
         else: nibabel.save(nibabel.Nifti1Image(v.astype(np.float32), np.eye(4)), tmp_path/name)
         refuses(word, name, call=lambda: read_film(tmp_path/name))
-    for name, raw in (('half.png', (tmp_path/'flat.png').read_bytes()[:50]), ('half.dcm', b'DICM' + b'\0'*200), ('half.nii', b'\0'*90)):
+    for name, raw, words in (('half.png', (tmp_path/'flat.png').read_bytes()[:50], 'not a whole'), ('half.dcm', b'DICM' + b'\0'*200, 'not a whole'), ('half.nii', b'\0'*90, 'truncated file')):
         (tmp_path/name).write_bytes(raw)
-        refuses('not a whole', name, call=lambda: read_film(tmp_path/name))
+        refuses(words, name, call=lambda: read_film(tmp_path/name))
     refuses('no film', call=lambda: read_film(tmp_path/'absent.png'))
 
 # ---- films of CTs
@@ -287,6 +306,23 @@ def test_FILMS_E4_the_patient_stays_where_he_was():
     same = continued(ct, y, 0.)
     assert (same[0].data == ct.data).all() and (same[1].data == y.data).all()
     refuses('can only grow', call=lambda: continued(ct, y, -1.))
+
+@pytest.mark.parametrize('axis, mm', [(0, 90.), (1, -1.), (2, 90.)])
+def test_FILMS_E4_20_labels_that_lie_elsewhere_are_refused(axis, mm, tmp_path):
+    ct, y = chest(3)
+    aside = np.eye(4); aside[axis, 3] = mm
+    moved = Volume(y.data, aside @ y.affine, 'label')
+    refuses('lie on different grids', f'corners {abs(mm):.1f} mm apart', 'labels.like(ct)', call=lambda: continued(ct, moved, 10.))
+    refuses('lie on different grids', 'shapes', call=lambda: continued(ct, y.crop((0, 0, 0), (46, 36, 39)), 10.))
+    write_volume(ct, tmp_path/'imagesTr'/'c.nii.gz'); write_volume(moved, tmp_path/'labelsTr'/'c.nii.gz')
+    refuses('lie on different grids', 'c: ', call=lambda: ct_films(tmp_path, 1, 32, spacing=8., cache=tmp_path/'cache', workers=1))
+
+def test_FILMS_E4_labels_of_another_spacing_in_the_same_place_are_taken(tmp_path):
+    ct, y = chest(3)
+    for k, v in enumerate((y, y.resample(4.), Volume(y.data[::-1].copy(), y.affine @ [[-1, 0, 0, 45], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], 'label'))):
+        write_volume(ct, tmp_path/str(k)/'imagesTr'/'c.nii.gz'); write_volume(v, tmp_path/str(k)/'labelsTr'/'c.nii.gz')
+    one, fine, mirrored = [ct_films(tmp_path/str(k), 1, 32, spacing=8., cache=tmp_path/'cache', workers=1) for k in range(3)]
+    assert np.array_equal(one.y, mirrored.y) and np.array_equal(one.x, mirrored.x) and np.mean(np.not_equal(one.y, fine.y)) < .1 and np.any(one.y)
 
 def test_FILMS_E4_a_scan_without_a_body_is_continued_too():
     a, _ = continued(Volume(np.full((9, 9, 4), -1000.), np.eye(4)), Volume(np.zeros((9, 9, 4), int), np.eye(4), 'label'), 3., 2.)

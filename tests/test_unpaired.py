@@ -135,6 +135,8 @@ def test_UNPAIRED_E2_39_a_shared_patient_is_named():
     refuse_shared(a=L, b=H, c=['z'], d=[])
     refuses("'a' and 'c'", 'found b', 'split_patients', call=lambda: refuse_shared(a=L, b=H, c=['z', 'b']))
     refuses("'b' and 'c'", 'found c, d', call=lambda: refuse_shared(a=[], b=H, c='dc'))
+    refuses("'l' and 'h'", 'found p00', call=lambda: refuse_shared(l=['P00', 'P01'], h=['p00', 'p02']))   # on many disks one file
+    refuses("'l' and 'h'", 'found 7', call=lambda: refuse_shared(l=[7], h=['7', '8']))
 
 
 # ---- crops
