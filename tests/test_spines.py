@@ -236,6 +236,27 @@ def test_scans_without_marks_are_read_where_no_score_is_asked(tmp_path):
     assert np.array_equal(a.levels.data, p.labels.data) and np.array_equal(a.mask.data, p.labels.data > 0) and b.mask is None and b.levels is None
     assert a.file.name == 'a.nii.gz' and mr_pile([a, b]).y is None and len(mr_pile([a]).y) == 1
 
+@pytest.mark.parametrize('marked', (True, False))
+@pytest.mark.parametrize('axis, mm', [(0, 37.), (2, 537.), (1, -.5)])
+def test_20_a_label_that_lies_elsewhere_is_refused(tmp_path, axis, mm, marked):
+    p, aside = patient(0, (14, 22, 26), (8., 8., 8.), cobb=5.), np.eye(4)
+    aside[axis, 3] = mm
+    write_volume(render_mr(p, 't1'), tmp_path/'imagesTr'/'a.nii.gz'); write_volume(Volume(vertebra_mask(p).data, aside @ p.labels.affine, 'label'), tmp_path/'labelsTr'/'a.nii.gz')
+    refuses(f'a.nii.gz: label on another grid: found corners {abs(mm):.1f} mm apart', lambda: mr_scans(tmp_path, spacing=(8., 4., 4.), marked=marked))
+
+def test_20_a_label_that_is_stored_the_other_way_round_stays(tmp_path):
+    p = patient(0, (14, 22, 26), (8., 8., 8.), cobb=5.)
+    y = vertebra_mask(p)
+    for k, v in enumerate((y, Volume(y.data[:, ::-1].copy(), y.affine @ [[1, 0, 0, 0], [0, -1, 0, 21], [0, 0, 1, 0], [0, 0, 0, 1]], 'label'))):
+        write_volume(render_mr(p, 't1'), tmp_path/str(k)/'imagesTr'/'a.nii.gz'); write_volume(v, tmp_path/str(k)/'labelsTr'/'a.nii.gz')
+    a, b = [mr_scans(tmp_path/str(k), spacing=8.)[0].mask.data for k in (0, 1)]
+    assert np.array_equal(a, b) and np.array_equal(a, y.data > 0)
+
+def test_an_empty_label_is_said(tmp_path):
+    p = patient(0, (14, 22, 26), (8., 8., 8.), cobb=5.)
+    write_volume(render_mr(p, 't1'), tmp_path/'imagesTr'/'a.nii.gz'); write_volume(p.labels.with_data(0*p.labels.data), tmp_path/'labelsTr'/'a.nii.gz')
+    with pytest.warns(UserWarning, match='a.nii.gz: empty label: nothing is marked'): assert not mr_scans(tmp_path, spacing=8.)[0].mask.data.any()
+
 @pytest.mark.parametrize('dx', (-30., 0., 30.))
 @pytest.mark.parametrize('mirrored', (False, True))
 def test_a_ct_is_cut_around_the_column_wherever_it_lies(dx, mirrored):
@@ -255,6 +276,30 @@ def test_columns_of_a_folder_share_one_scale_and_no_label_is_read(tmp_path):
     assert c.pile.patient == ['q0', 'q3'] and c.pile.y is None and c.pile.spacing == (9., 4.5, 16.)
     for x, v in zip(c.pile.x, cut): near(x, stretch(v, 'ct').data, 1e-3)
     near(c.hu, np.mean([intensity_range(v, 'ct') for v in cut], 0), .5)
+
+def test_a_ct_that_is_not_in_hu_is_said(tmp_path):
+    for s, up in ((0, 0), (3, 1024)):
+        v = render_ct(patient(s, (40, 30, 12), (9., 9., 16.), centre=(0., 0., 60.)), s)
+        write_volume(v.with_data(v.data + up), tmp_path/'imagesTr'/f'q{s}.nii.gz')
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        try: ct_columns(tmp_path, (9., 4.5, 16.))
+        except XModSegError: pass                                                                   # a body of nothing but bone may not be found
+    said = [str(w.message) for w in said if 'another unit' in str(w.message)]
+    assert len(said) == 1 and said[0].startswith('q3: minimum ') and 'offset' in said[0]
+
+def test_SPINES_E2_where_everybody_has_both_nobody_is_left_for_the_source(folder, tmp_path):
+    table = (folder/'index.csv').read_text().splitlines()
+    row = lambda k, kind, who: f'd{len(rows)},{folder}/c{k}.nii.gz,{folder}/c{k}_label.nii.gz,{kind},{who}'
+    rows = []
+    for kind, k, who in (('T1', 0, 'p0'), ('T1', 2, 'p2'), ('T2', 4, 'p0'), ('T2', 3, 'p2'), ('T2', 5, 'p2')): rows.append(row(k, kind, who))
+    (tmp_path/'index.csv').write_text('\n'.join([table[0], *rows]))
+    refuses('nobody has T2 alone: found all 2 patients have T1, needed patients seen in T2 only', lambda: mr_cohort(tmp_path, 'T2', 'T1', 0, 2, 8.))
+    refuses('nobody has T1 alone', lambda: mr_cohort(tmp_path, 'T1', 'T2', 0, 2, 8.))
+    with pytest.raises(XModSegError) as e: mr_cohort(tmp_path, 'T2', 'T1', 0, 2, 8.)
+    assert e.value.fix == 'take the T1 rows of some out of index.csv'
+    (tmp_path/'index.csv').write_text('\n'.join([table[0], *rows[1:]]))                             # p0 has T2 alone
+    assert [s.patient for s in mr_cohort(tmp_path, 'T2', 'T1', 0, 1, 8.).train_source] == ['p0']
 
 def test_SPINES_E2_who_has_both_contrasts_belongs_to_the_target(folder):
     folds = [mr_cohort(folder, 'T2', 'T1', k, 3, 8., 0) for k in range(3)]
