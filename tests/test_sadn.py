@@ -360,7 +360,8 @@ def test_adapted_segmentor_each_moves_its_own():
 
 def test_adapted_segmentor_ramp():
     m, two = AdaptedSegmentor(UNet(4, 3), ramp=4), batch(2); S = m.players()[0]
-    feat = [float(S.terms(two, m.paths(two))['feat'].detach()) for _ in range(6)]
+    feat = []
+    for _ in range(6): feat.append(float(S.terms(two, m.paths(two))['feat'].detach())); m.moved()
     assert_close(torch.tensor(feat)/feat[-1], torch.tensor([.25, .5, .75, 1, 1, 1]), atol=1e-5, rtol=1e-4)
     m.eval(); m.paths(two); assert int(m.seen) == 6 and torch.equal(m.segment(two.x_l), m.net(two.x_l))
     t = S.terms(two, m.paths(two)); u, y = m.net(two.x_h), two.y_h
