@@ -134,6 +134,16 @@ def test_29_5_monitor_says_each_sign_once_and_counts_steps(capsys):
     assert [said(k, .01) for k in (100, 250)] == ['', ''] and said(260, .5) == ''       # it recovered: counted anew
     assert [said(k, .01) for k in (300, 499)] == ['', ''] and 'step 500: sure D_h' in said(500, .01) and said(600, .01) == ''
 
+def test_29_5_collapse_is_seen_over_looks_of_one_image_and_the_right_critic_is_asked(capsys):
+    at = []
+    def look(run): at.append(run.step); k = run.step % len(x); return x[k:k + 1], x[:1], real[k:k + 1]
+    watch = monitor(look, looks=4)
+    watch(Bag(step=0, log=dict(D_h=.3))); assert capsys.readouterr().out == ''
+    watch(Bag(step=1, log=dict(D_h=.3))); assert 'collapse' in capsys.readouterr().out
+    for name, told in (('D_h', ''), ('D_l', 'identity')):
+        monitor(lambda run: (x, x + .01, real), critic=name)(Bag(step=0, log=dict(D_h=.45, D_l=.01)))
+        out = capsys.readouterr().out; assert told in out and bool(out) == bool(told)
+
 def test_29_5_monitor_translates_by_itself(capsys):
     m = gan()
     with torch.no_grad(): m.translate = lambda x: -x
