@@ -2,6 +2,7 @@
 
     python dev/results_table.py            print it;  dev/readme.py puts it into nbs/index.ipynb and README.md
 """
+import re
 from results import load, mean, root, shown, spread
 
 def cell(metric, values):
@@ -21,8 +22,8 @@ def section(name, r):
     head = ['row', 'output', *(shown.get(m, m) for m in metrics), *(['gap closed'] if gaps else [])]
     lines = [f'**{r["method"]}, size {r["size"]}**: {r["steps"]} steps, seeds {" ".join(map(str, r["seeds"]))}, {r["minutes"]:.0f} minutes a seed on {r["hardware"]}; '
              f'[`results/{name}`](../results/{name})', '', f'`{r["command"]}`', '', '| ' + ' | '.join(head) + ' |', '|' + ' --- |'*len(head)]
-    for row, outputs in sorted(r['rows'].items(), key=lambda kv: kv[0] not in ('source', 'supervised', 'Vanilla', 'Supervised')):   # bounds first
-        for i, (output, ms) in enumerate(outputs.items()):
+    for row, outputs in sorted(r['rows'].items(), key=lambda kv: kv[0] not in ('source', 'supervised', 'Vanilla', 'Supervised', 'none', 'real_ct')):   # bounds first
+        for i, (output, ms) in enumerate((o, ms) for o, ms in outputs.items() if not re.fullmatch(r'[CTL]\d+', o)):   # single vertebrae stand in the file alone
             gap = [cell('gap_closed', gaps[row]) if i == 0 and row in gaps else ''] if gaps else []
             lines.append('| ' + ' | '.join([row if i == 0 else '', output, *(cell(m, ms[m]) if m in ms else '–' for m in metrics), *gap]) + ' |')
     return '\n'.join(lines)
