@@ -153,6 +153,11 @@ def test_splits_of_a_table_are_its_own(same):
     assert splits(same) == ['Tr'] and {r.verdict for s in ('Tr', 'Ts') for r in check(same, s)} == {'pass'}   # a folder beside the table is not in it
 
 
+@pytest.mark.parametrize('word', ('train', 'val', 'ts'))
+def test_a_split_that_nobody_reads_is_refused(same, word):
+    (same/'index.csv').write_text(f'image,split,case\np01/mr.nii.gz,Tr,a\np02/mr.nii.gz,{word},b\n')
+    with pytest.raises(XModSegError, match=f"no such split: found {word}.*'Tr' or 'Ts'.*write Tr for train"): cases(same)
+
 def test_splits_of_folders(tmp_path):
     write_volume(vol(0), tmp_path/'imagesTr'/'a.nii')
     assert splits(tmp_path) == ['Tr']

@@ -4,7 +4,7 @@ import pytest, torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 from xmodseg.core import XModSegError
-from xmodseg.shape import artifact_consistency, di2i_loss, dice_loss, inverse_frequency, l1
+from xmodseg.shape import artifact_consistency, di2i_loss, dice_ce_loss, dice_loss, inverse_frequency, l1
 
 near = lambda a, b, tol=1e-6: assert_close(a, torch.tensor(b, dtype=a.dtype), atol=tol, rtol=0)
 rand = lambda *s, seed=0: torch.rand(*s, generator=torch.Generator().manual_seed(seed))
@@ -133,3 +133,26 @@ def test_TDGAN_E1_inverse_frequency():
     (lambda: di2i_loss(z, m, [1., 2.]), '4 numbers'), (lambda: di2i_loss(z, m, 'frequency'), '4 numbers')])
 def test_TDGAN_E1_refuses(call, match):
     with pytest.raises(XModSegError, match=match): call()
+
+def test_SHAPE_E1_by_hand():
+    p, y = torch.tensor([.9, .2, .5, .1]).view(2, 1, 2), torch.tensor([1., 0., 1., 0.]).view(2, 1, 2)
+    near(dice_ce_loss(p, y), 1 - (2*1.4 + 1)/(1.7 + 2 + 1) - (math.log(.9) + math.log(.8) + math.log(.5) + math.log(.9))/4)
+    near(dice_ce_loss(p, y > 0), float(dice_ce_loss(p, y))); near(dice_ce_loss(y, y), 0., 1e-5)
+    none = torch.zeros(2, 1, 4, 4); near(dice_ce_loss(none, none), 0., 1e-5)
+
+def test_SHAPE_E1_pools_samples_and_keeps_organs_apart():
+    p, q = rand(3, 2, 8, 8), (rand(3, 2, 8, 8, seed=1) > .6).float()
+    each = [dice_ce_loss(p[:, j:j+1], q[:, j:j+1]) for j in range(2)]
+    assert_close(dice_ce_loss(p, q), torch.stack(each).mean())
+
+def test_SHAPE_E1_a_false_alarm_on_an_empty_slice_is_pulled_down():
+    p, q = torch.full((2, 1, 4, 4), .5, requires_grad=True), torch.cat([y, torch.zeros_like(y)])
+    g, old = torch.autograd.grad(dice_ce_loss(p, q), p)[0], torch.autograd.grad(dice_loss(p, q), p)[0]
+    S, I = 16 + 4 + 1, 2*2 + 1
+    assert_close(g[1], torch.full((1, 4, 4), I/S**2 + 2/32)); assert (old[1] == 0).all() and (g[0][y[0] > 0] < 0).all()   # 2/32: cross entropy, 1/(1 - p) over 32 pixels
+
+def test_SHAPE_E1_stays_finite_and_in_float32():
+    p = torch.ones(1, 1, 8, 8, requires_grad=True); l = dice_ce_loss(p, torch.zeros_like(p)); assert l.isfinite() and torch.autograd.grad(l, p)[0].isfinite().all()
+    with torch.autocast('cpu', torch.bfloat16): low = dice_ce_loss(rand(1, 1, 128, 128).bfloat16(), rand(1, 1, 128, 128, seed=1) > .5)
+    assert low.dtype == torch.float32
+    with pytest.raises(XModSegError, match='one grid'): dice_ce_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 1))

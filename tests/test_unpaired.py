@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from xmodseg.core import XModSegError
-from xmodseg.unpaired import padded, Slices, Unpaired, Varied, blend_blocks, cut, join, random_crop, refuse_shared, split_patients
+from xmodseg.unpaired import padded, Slices, Unpaired, Varied, blend_blocks, curved, cut, join, random_crop, random_curves, refuse_shared, split_patients
 from xmodseg.volume import Volume, window
 
 rng = np.random.default_rng(0)
@@ -349,3 +349,38 @@ def test_UNPAIRED_E6_depends_on_step_and_seed_alone():
     assert len({v.fingerprint for v in (a, Varied(one(ROW), seed=1), Varied(one(ROW), turn=.1), Varied(one(ROW), through=torch.neg), one(ROW))}) == 5
     assert_close(Varied(one(ROW), through=torch.neg, **NOTHING)[2].x_h, -one(ROW)[2].x_h, atol=1e-5, rtol=0)
     assert_close((varied(.5*ROW, noise=.05)[1].x_h - varied(.5*ROW)[1].x_h).std(), torch.tensor(.05), atol=3e-3, rtol=0)
+
+# ---- UNPAIRED.E7
+
+def test_UNPAIRED_E7_a_curve_by_hand():
+    x = torch.tensor([-1., -.5, 0., .5, 1., 3.]).view(1, 1, 6).expand(2, 1, 6)       # 3 lies beyond the last knot
+    got = curved(x, torch.tensor([[1., -1., 0.], [-1., 0., 1.]]))
+    assert_close(got[0, 0], torch.tensor([1., 0., -1., -.5, 0., 0.])); assert_close(got[1, 0], x[1, 0].clamp(max=1))
+
+def test_UNPAIRED_E7_equals_interpolation_on_any_grid():
+    x, v = torch.rand(3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0))*2 - 1, random_curves(3, 7, generator=torch.Generator().manual_seed(1))
+    for i in range(3): assert_close(curved(x, v)[i].double(), torch.from_numpy(np.interp(x[i].numpy(), np.linspace(-1, 1, 7), v[i].numpy())), atol=1e-5, rtol=0)
+
+def test_UNPAIRED_E7_curves_fill_the_range_and_the_rest_is_straight():
+    v, straight = random_curves(3000, 4, .8, torch.Generator().manual_seed(2)), torch.linspace(-1, 1, 4)
+    assert_close(v.amin(1), -torch.ones(3000)); assert_close(v.amax(1), torch.ones(3000))
+    drawn = (v != straight).any(1)
+    assert abs(drawn.float().mean() - .8) < .025 and abs((v[drawn][:, 0] < v[drawn][:, -1]).float().mean() - .5) < .04   # as many fall as rise
+    assert torch.equal(random_curves(5, 4, 0.), straight.expand(5, 4))
+
+def test_UNPAIRED_E7_in_the_stream():
+    feed = one(ROW)
+    a, b = Varied(feed, curve=1., knots=3, **NOTHING), varied(ROW)
+    for t in range(4):
+        assert torch.equal(a[t].y_h, b[t].y_h) and torch.equal(a[t].x_l, feed[t].x_l) and torch.equal(a[t].x_h, a[t].x_h)
+        assert_close(a[t].x_h[:, :, :1].expand(-1, -1, 33, -1), a[t].x_h, atol=1e-5, rtol=0)          # equal greys stay equal
+        assert_close(a[t].x_h.amax((1, 2, 3)), torch.ones(4), atol=1e-5, rtol=0)                     # the knots lie on columns of ROW
+    changed = sum(int((Varied(feed, curve=.25, **NOTHING)[t].x_h - b[t].x_h).abs().amax((1, 2, 3)).gt(1e-3).sum()) for t in range(100))
+    assert 75 < changed < 125                                        # a quarter of 400
+    assert len({v.fingerprint for v in (Varied(feed), Varied(feed, curve=.5), Varied(feed, curve=.5, knots=5))}) == 3 and Varied(feed).fingerprint == Varied(feed, knots=5).fingerprint
+
+@pytest.mark.parametrize('what', (dict(curve=1.5), dict(curve=-.1), dict(knots=1)))
+def test_UNPAIRED_E7_refuses(what):
+    refuses('no such curve', call=lambda: Varied(one(ROW), **what))
+    refuses('curves do not fit', call=lambda: curved(torch.zeros(2, 1, 4, 4), torch.zeros(1, 4)))
+    refuses('curves do not fit', call=lambda: curved(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1)))
