@@ -20,7 +20,8 @@ def section(name, r):
     metrics.sort(key=lambda m: list(shown).index(m) if m in shown else len(shown))
     gaps = r.get('gap_closed') or {}
     head = ['row', 'output', *(shown.get(m, m) for m in metrics), *(['gap closed'] if gaps else [])]
-    lines = [f'**{r["method"]}, size {r["size"]}**: {r["steps"]} steps, seeds {" ".join(map(str, r["seeds"]))}, {r["minutes"]:.0f} minutes a seed on {r["hardware"]}; '
+    over = 'fold' if 'folds' in r else 'seed'
+    lines = [f'**{r["method"]}, size {r["size"]}**: {r["steps"]} steps, {over}s {" ".join(map(str, r.get("folds", r["seeds"])))}, {r["minutes"]:.0f} minutes a {over} on {r["hardware"]}; '
              f'[`results/{name}`](../results/{name})', '', f'`{r["command"]}`', '', '| ' + ' | '.join(head) + ' |', '|' + ' --- |'*len(head)]
     for row, outputs in sorted(r['rows'].items(), key=lambda kv: kv[0] not in ('source', 'supervised', 'Vanilla', 'Supervised', 'none', 'real_ct')):   # bounds first
         for i, (output, ms) in enumerate((o, ms) for o, ms in outputs.items() if not re.fullmatch(r'[CTL]\d+', o)):   # single vertebrae stand in the file alone

@@ -9,7 +9,8 @@ from xmodseg.drr import _channels
 from xmodseg.files import write_volume
 from xmodseg.films import CONSOLES, FILMS, ORGANS, consolidated, continued, ct_films, film_folder, letterbox, phantom_film, phantom_films, polarity, prepared_film, warped
 from xmodseg.folders import film_cases, film_ending, read_film
-from xmodseg.phantom import LABELS, patient, render_ct
+from xmodseg.metrics import dice
+from xmodseg.phantom import LABELS, above_dome, patient, render_ct
 from xmodseg.volume import Volume
 
 from PIL import Image
@@ -362,11 +363,12 @@ def test_FILMS_E1_films_of_real_patients(real, cache):
     assert np.mean([y[0].any(0).mean() for y in plain.y]) > .55
     share = lambda **kw: float(np.mean(call(look='crude', **kw).y))
     assert share(t_mm=60.) < .95*share() and share(organs=dict(lung=(1, 2), bone=(3,))) > 0
-    assert share(share=.5) < .9*share() and share(share=.01) > .9*share()
-    a, b = call(look='crude', share=.3), call(look='crude', share=.3, opacity=1.)
-    assert all((p == q).all() for p, q in zip(a.y, b.y)) and all((p == q).all() for p, q in zip(a.x, plain.x))   # what is lung is asked before water comes into it
-    two = call(look='crude', organs=dict(lung=(1, 2), bone=(3,)), share=.5)
-    assert all((p[0] == q[0]).all() for p, q in zip(two.y, call(look='crude', share=.5).y)) and all((p[1] == q[1]).all() for p, q in zip(two.y, call(look='crude', organs=dict(lung=(1, 2), bone=(3,))).y))   # of the lung alone
+    assert share(dome=True) < .97*share()
+    a, b = call(look='crude', dome=True), call(look='crude', dome=True, opacity=1.)
+    assert all((p == q).all() for p, q in zip(a.y, b.y)) and all((p == q).all() for p, q in zip(a.x, call(look='crude').x))   # water takes nothing off, the dome moves no grey
+    assert all((p <= q).all() for p, q in zip(a.y, call(look='crude').y))                                                    # it only takes away
+    two = call(look='crude', organs=dict(lung=(1, 2), bone=(3,)), dome=True)
+    assert all((p[0] == q[0]).all() for p, q in zip(two.y, a.y)) and all((p[1] == q[1]).all() for p, q in zip(two.y, call(look='crude', organs=dict(lung=(1, 2), bone=(3,))).y))   # of the lung alone
     low = lambda s: float(np.mean([x[-3:].max() for x in s.x]))
     assert low(call(look='crude', continue_below=150.)) > low(plain) + .1
     dark = lambda s: float(np.mean([x[y[0] > 0].mean() for x, y in zip(s.x, s.y)]))
@@ -399,6 +401,40 @@ def test_FILMS_E5_an_option_changes_one_thing(real, cache):
     some, all_ = call(opacity=.5), wet
     hit = [(a != b).any() for a, b in zip(plain.x, some.x)]
     assert 0 < sum(hit) < 6 and all((a == b).all() for a, b, h in zip(some.x, all_.x, hit) if h)                               # the same patches, only in fewer films
+
+# ---- PHANTOM.E1
+
+def boxes(): # two lungs over a flat dome at 20, their columns from outer wall to middle, and a wedge behind
+    x, y, z = np.indices((60, 40, 50))
+    side = np.where(x < 30, x - 3, 56 - x)
+    inside = (side >= 0) & (side < 24)
+    return side, y, z, inside & (z >= 20) & (z < 46), inside & (z >= 8) & (z < 20) & (y < 8)
+
+def test_PHANTOM_E1_the_wedge_goes_and_nothing_else():
+    side, y, z, lung, wedge = boxes()
+    assert np.array_equal(above_dome(lung), lung) and np.array_equal(above_dome(lung | wedge), lung)
+    assert np.array_equal(above_dome((lung | wedge)[::-1]), lung[::-1])                          # either side
+    assert not np.array_equal(above_dome((lung | wedge)[:, :, ::-1]), lung[:, :, ::-1])          # up is up
+
+def test_PHANTOM_E1_lung_behind_the_heart_stays():
+    side, y, z, lung, wedge = boxes()
+    heart = (side > 14) & (y > 15) & (z < 34)
+    assert np.array_equal(above_dome((lung & ~heart) | wedge), lung & ~heart)
+
+def test_PHANTOM_E1_the_dome_falls_towards_the_ribs_and_the_two_sides_differ():
+    side, y, z, lung, wedge = boxes()
+    inside, left = (side >= 0) & (side < 24) & (z < 46), np.indices(side.shape)[0] < 30
+    fallen = inside & (z >= 20 - 2*np.clip(6 - side, 0, None))
+    assert dice(above_dome(fallen | wedge), fallen) > .99 > .97 > dice(fallen | wedge, fallen)
+    uneven = inside & (z >= np.where(left, 20, 26))
+    got = above_dome(uneven | (wedge & left))
+    assert dice(got, uneven) > .985 and dice(got[10:24], uneven[10:24]) == 1 == dice(got[36:50], uneven[36:50])
+
+def test_PHANTOM_E1_slanting_fronts_do_not_vote():
+    side, y, z, lung, wedge = boxes()
+    slanted = lung & (z >= 20 + 8*np.clip(y - 36, 0, None))                                       # the front rises, columns there are short
+    assert dice(above_dome(slanted | wedge), slanted) > .97                                      # not cut at its highest base
+    assert np.array_equal(above_dome(np.zeros((9, 9, 9), bool)), np.zeros((9, 9, 9), bool)) and np.array_equal(above_dome(lung[:4]), lung[:4])
 
 def test_another_file_under_an_old_name_is_rendered_again(real, tmp_path):
     import shutil

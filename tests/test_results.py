@@ -36,6 +36,16 @@ def test_what_records_writes_can_be_merged_and_compared(tmp_path):
     assert m['seeds'] == [0, 1] and m['rows']['M5']['y_l']['dice'] == [.5, .75] and m['gap_closed']['M5'] == [.5, .75] and m['minutes'] == 1.
     assert compare_results.compare(told[0], m, .2)[1] == [] and compare_results.compare(told[0], m)[1] == ['M5.y_l.dice', 'M5.gap_closed']
 
+def test_merge_of_a_cross_validation(tmp_path, paths):
+    part = lambda k, dice: {**run(0, dice), 'command': f'papermill nbs/44.ipynb OUT.ipynb -p size tiny -p seed 0{f" -p fold {k}" if k else ""} -p steps 60'}
+    runs = part(2, .7), part(0, .9), part(1, .8)
+    m = merge_results.merge(paths(*runs), folds=True)
+    assert m['folds'] == [0, 1, 2] and m['seeds'] == [0] and m['rows']['M5']['y_l']['dice'] == [.9, .8, .7] and m['command'] == 'papermill nbs/44.ipynb OUT.ipynb -p size tiny -p steps 60'
+    merge_results.write(m, tmp_path/'r'/'44_tiny.json')
+    assert 'folds 0 1 2, 2 minutes a fold' in results_table.table(tmp_path/'r')
+    with pytest.raises(SystemExit, match='already has'): merge_results.merge(paths(*runs))                     # without --folds they are one seed, three times
+    with pytest.raises(SystemExit, match='seed differs'): merge_results.merge(paths(part(0, .9), {**part(1, .8), 'seed': 1}), folds=True)
+
 def test_rows_of_one_seed_may_come_from_several_runs(paths):
     m = merge_results.merge(paths(run(0), run(0, row='M1'), run(1), run(1, row='M1')))
     assert list(m['rows']) == ['M5', 'M1'] and m['minutes'] == 4.
@@ -105,4 +115,4 @@ def test_every_record_of_the_project_can_be_read():
         r = results.load(p)
         for (_, _, m), v in results.flat(r['rows']).items():
             results.direction(m)
-            assert len(v) == len(r['seeds']), (p.name, m)
+            assert len(v) == len(r.get('folds', r['seeds'])), (p.name, m)
