@@ -6,6 +6,7 @@ from xmodseg.cbct import (AIR, MU, MU_WATER, cbct, cylinder, detect, field_of_vi
     random_cbct_settings, scan, scattered, screws, split, truncate, water_correction)
 from xmodseg.cbct import _moved, _with_metal
 from xmodseg.core import XModSegError
+from xmodseg.phantom import patient, vertebra_mask
 from xmodseg.rays import Fan, disc, project, reconstruct
 from xmodseg.volume import Volume
 
@@ -120,8 +121,38 @@ def test_metal_is_where_it_was_put_and_streaks():
 def test_screws_in_pairs_from_behind():
     y = np.zeros((40, 40, 10), 'int16'); y[15:25, 15:25] = 3
     rods = screws(Volume(y, np.diag([2., 2., 3., 1.]), 'label'), 2)
-    assert len(rods) == 4 and all(a[1] < b[1] and a[2] == b[2] for a, b, r in rods)
-    assert rods[0][0][0] < rods[1][0][0]
+    assert len(rods) == 2 and all(a[1] < 39 < b[1] and a[2] == b[2] for a, b, r in rods)      # one block is one vertebra, its middle at (39, 39)
+    (l, m, _), (r, s, _) = rods
+    assert l[0] < m[0] < 39 < s[0] < r[0] and r[0] - l[0] > 2*(s[0] - m[0])                   # they come from both sides and converge
+
+def test_two_pairs_of_screws_are_in_two_vertebrae():
+    y = np.zeros((30, 30, 46), 'int16')
+    for k, at in enumerate(range(2, 46, 12)): y[8:22, 12 - k:26, at:at + 8] = 4 - k; y[14:16, :8, at:at + 11] = 4 - k      # bodies with gaps, and spines that bridge them
+    affine = np.diag([2., 2., 3., 1.]); affine[:3, 3] = -5, 7, -40
+    where = lambda rod: int(y[15, 20, round((rod[0][2] + 40)/3)])
+    for values in (y, (y > 0).astype('int16')*9):
+        v = Volume(values, affine, 'label')
+        for seed in range(40):
+            assert len({where(r) for r in screws(v, 2, seed)} - {0}) == 2
+            if seed < 10: assert {where(r) for r in screws(v, 4, seed)} == {1, 2, 3, 4} and len(screws(v, 9, seed)) == 8
+        assert {where(r) for s in range(40) for r in screws(v, 1, s)} == {1, 2, 3, 4} and screws(v, 2, 3) == screws(v, 2, 3)
+        assert len({r[0][2] for s in range(40) for r in screws(v, 1, s)}) > 8                 # at more than one level of each
+
+@pytest.mark.parametrize('seed', [0, 3])
+def test_two_pairs_of_screws_are_in_two_vertebrae_of_a_patient(seed):
+    p = patient(seed, (72, 56, 64), 4.)
+    for v in (vertebra_mask(p), p.labels.with_data(np.where(p.labels.data <= 17, p.labels.data, 0))):
+        for s in range(40):
+            rods = screws(v, 2, s)
+            levels = [round((r[0][2] - v.affine[2, 3])/4) for r in rods[::2]]
+            inside = [np.bincount(y[y > 0]).argmax() for y in (np.where(p.labels.data[:, :, k] <= 17, p.labels.data[:, :, k], 0) for k in levels)]
+            assert len(rods) == 4 and len(set(inside)) == 2, (s, inside)
+
+def test_a_rod_beside_the_grid_is_refused():
+    inside, outside = ((40., 96., 4.), (60., 96., 4.), 3.), ((40., 96., 400.), (60., 96., 400.), 3.)
+    with pytest.raises(XModSegError, match='meets no voxel.*400') as e: cbct(ct(), metal=[inside, outside])
+    assert e.value.found == [outside]
+    assert cbct(ct(), metal=[inside]).data.max() > 2000
 
 @pytest.mark.parametrize('severity', ['mild', 'paper', 'hard'])
 def test_settings_can_be_scanned(severity):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xmodseg.cbct
 from xmodseg import cohort
-from xmodseg.cohort import WORLDS, all_of, folder_cohort, own_scan, phantom_case, phantom_cohort, phantom_scan, phantoms, simulated_cohort, simulated_scan
+from xmodseg.cohort import WORLDS, all_of, folder_cohort, own_scan, phantom_case, phantom_cohort, phantom_field, phantom_scan, phantoms, simulated_cohort, simulated_scan
 from xmodseg.core import XModSegError
 from xmodseg.files import write_volume
 from xmodseg.folders import Case, cases
@@ -105,6 +105,21 @@ def test_case_is_a_window_around_the_spine_head_up(scan):
 def test_more_room_in_front_of_the_spine_than_behind(rows, at):
     bone = np.zeros((4, 40, 4), int); bone[1, rows[0]:rows[1], 2] = 1                            # y counts from the back, columns from the front
     assert cohort._window_at(Volume(bone, np.eye(4), 'label'), 20) == at                        # the spine's middle at column 23.5 of 40: 23.5 - 0.62*20 = 11.1
+
+@pytest.mark.parametrize('width, spacing, within, kept', [(55, 6., 24., 9), (56, 6., 24., 8), (55, 6., 20., 7), (56, 6., 20., 6), (57, 5.5, 22., 9)])
+def test_a_field_holds_the_slices_of_the_pile(width, spacing, within, kept):
+    grid = {**GRID, 'shape': (width, 42, 32), 'spacing': spacing, 'within': within, 'fov_mm': None}
+    case, field = phantom_case(3, True, 'mild', grid), phantom_field(3, 'mild', grid)
+    assert len(case['x']) == kept
+    for k, v in dict(x=field.image, truth=field.truth).items(): np.testing.assert_array_equal(window(to_slices(v.data), *GRID['hu']).astype(np.float32), case[k])
+    np.testing.assert_array_equal(to_slices(field.mask.data), case['y'])
+    whole = phantom_scan(3, False, 'mild', grid).truth                                          # and they stay where they were in the patient
+    at = np.rint(np.linalg.inv(whole.affine) @ field.truth.affine[:, 3])[:3].astype(int)
+    np.testing.assert_array_equal(whole.data[tuple(slice(a, a + n) for a, n in zip(at, field.truth.shape))], field.truth.data)
+
+def test_a_window_wider_than_the_slices_is_refused():
+    assert phantom_case(3, False, grid={**GRID, 'side': 42})['x'].shape == (8, 32, 42)
+    for make in (lambda g: phantom_case(3, False, grid=g), lambda g: phantom_field(3, grid=g)): refuses('wider than the slices', 'side=43', 'at most 42', call=lambda: make({**GRID, 'side': 43}))
 
 def test_worlds_have_what_is_promised():
     for w in WORLDS.values():

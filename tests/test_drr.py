@@ -194,7 +194,54 @@ def test_wrong_calls_are_refused():
     refuses('no such method', call=lambda: line_integrals(mu, (1., 1., 1.), beam, method='rays'))
     refuses('no such step', call=lambda: line_integrals(mu, (1., 1., 1.), beam, method='march', step=0.))
 
+# ---- arithmetic of a training loop, and grids askew
+
+@pytest.mark.parametrize('method', METHODS)
+def test_DRR_E1_autocast_leaves_the_rays_where_they_are(method):
+    mu, beam = torch.rand(2, 30, 26, 22, generator=torch.Generator().manual_seed(0)), Beam((30, 30), (3., 3.))
+    plain = line_integrals(mu, (2., 2., 2.), beam, (5., 6., 7.), method=method)
+    with torch.autocast('cpu', torch.bfloat16): under = line_integrals(mu, (2., 2., 2.), beam, (5., 6., 7.), method=method)
+    assert under.dtype == torch.float32 and (under == plain).all()
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_DRR_E2_half_precision_is_summed_in_float32(dtype):
+    mu, beam = torch.rand(1, 64, 64, 64, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_(), Beam((20, 20), (6., 6.))
+    p = line_integrals(mu, (2., 2., 2.), beam, (5., 6., 7.))
+    assert p.dtype == torch.float32 and (p == line_integrals(mu.float(), (2., 2., 2.), beam, (5., 6., 7.))).all()
+    p.sum().backward(); assert mu.grad.dtype == dtype and mu.grad.sum() > 0
+    assert line_integrals(torch.ones(1, 64, 64, 64, dtype=dtype), (2., 2., 2.), beam).amax() > 120      # its sum is no number in float16
+    assert line_integrals(mu.double(), (2., 2., 2.), beam).dtype == torch.float64
+
+def tilted_ball(tilt, axis, spacing=(3., 3., 3.)): # the same ball of water, in grids that share their middle
+    affine, n = np.eye(4), (60, 64, 62)
+    affine[:3, :3] = matrix([tilt*(axis == k) for k in range(3)]).numpy()*spacing
+    affine[:3, 3] = (7, 8, 9) - affine[:3, :3] @ ((np.array(n) - 1)/2)
+    at = np.stack(np.meshgrid(*map(np.arange, n), indexing='ij'), -1) @ affine[:3, :3].T + affine[:3, 3] - (7, 8, 9)
+    ball = np.linalg.norm(at - [45, 30, 40], axis=-1) < 20
+    return Volume(np.where(ball, 0, -1000).astype(np.float32), affine), Volume(ball.astype(np.int16), affine, 'label')
+
+@pytest.mark.parametrize('tilt, axis', [(20, 1), (-20, 1), (15, 0), (30, 2), (70, 1)])
+def test_DRR_E1_a_grid_askew_throws_the_same_shadow(tilt, axis):
+    at, beam = torch.arange(100.), Beam((100, 100), (3., 3.), 1000., 850.)
+    def centre(p): return torch.stack([(p.sum(k)*at).sum()/p.sum() for k in (1, 0)])
+    flat, askew = [drr(*tilted_ball(t, axis, (3., 2.6, 2.8)), beam=beam, turn=(4., 5., 6.), shift=(1., 2., 3.)) for t in (0, tilt)]
+    for a, b in ((flat.p, askew.p), (flat.path, askew.path)):
+        close(centre(b[0, 0]), centre(a[0, 0]), atol=.1, rtol=0)
+        assert abs(float(b.sum()/a.sum()) - 1) < .02
+
+def test_DRR_E1_a_frame_that_is_none_is_refused():
+    mu, beam = torch.ones(1, 9, 9, 9), Beam((9, 9))
+    close(line_integrals(mu, (1., 1., 1.), beam, frame=torch.eye(3)), line_integrals(mu, (1., 1., 1.), beam), rtol=0, atol=0)
+    for bad in (2*np.eye(3), np.eye(4), np.ones((3, 3)), np.full((3, 3), np.nan)):
+        refuses('right angles', 'affine', call=lambda: line_integrals(mu, (1., 1., 1.), beam, frame=bad))
+
 # ---- masks and volumes
+
+def test_DRR_E5_one_voxel_is_wider_when_interpolated():
+    one, beam = torch.zeros(1, 9, 9, 9), Beam((60, 60), (.5, .5), 1000., 500., 'parallel')
+    one[0, 4, 4, 4] = 1
+    area = {m: float(mask_from_path(line_integrals(one, (4., 4., 4.), beam, method=m)).sum())*.25 for m in ('joseph', 'siddon')}
+    assert area == dict(joseph=64., siddon=16.)
 
 def test_DRR_E5_masks():
     path = torch.tensor([0., 1e-3, 5., 30., 31.])
@@ -202,12 +249,6 @@ def test_DRR_E5_masks():
     ball = line_integrals(solid((30.,)*3, (0., 0., 0.), 70), (1., 1., 1.), Beam((91, 91), (1., 1.), 900., 500., 'parallel'))
     for t in (20., 40.): assert abs(float(mask_from_path(ball, t).sum())/(math.pi*(900 - t*t/4)) - 1) < .03
     for t in (-1., math.nan): refuses('no such length', call=lambda: mask_from_path(path, t))
-
-def test_DRR_E5_a_share_of_all_that_the_ray_crosses():
-    lung, water = torch.tensor([10., 30., 60., 60., 0.]), torch.tensor([0., 69., 139., 141., 0.])
-    assert mask_from_path(lung, 0., water, .3).tolist() == [1, 1, 1, 0, 0]            # 60 of 199 is more than three tenths, 60 of 201 is less
-    assert mask_from_path(lung, 20., water, .3).tolist() == [0, 1, 1, 0, 0] and mask_from_path(lung, 0., water).tolist() == mask_from_path(lung).tolist()
-    for s in (-.1, 1., math.nan): refuses('no such share', call=lambda: mask_from_path(lung, 0., water, s))
 
 def scan():
     hu, y = np.full((24, 20, 16), -1000., np.float32), np.zeros((24, 20, 16), np.int16)
@@ -260,7 +301,10 @@ def test_DRR_E6_grey_values():
     assert x.amax((1, 2, 3)).tolist() == [1., 1.] and (radiograph(p, 'dark') == -x).all()
     assert torch.corrcoef(torch.stack([x[0].flatten(), p[0].flatten()]))[0, 1] > .99      # bright is dense
     assert (radiograph(torch.zeros(1, 1, 5, 5)) == -1).all()
-    refuses('no such polarity', call=lambda: radiograph(p, 'negative'))
+    for word in ('negative', 'Bright', ''):
+        for call in (lambda: radiograph(p, word), lambda: topogram(p, polarity=word), lambda: film(p, torch.Generator(), word)): refuses('no such polarity', call=call)
+    for lo, hi in ((.8, .4), (.5, .5), (0., 0.), (0., math.nan)): refuses('above black', f'lo={lo}', call=lambda: radiograph(p, lo=lo, hi=hi))
+    close(radiograph(p, hi=torch.tensor([1., 5.])[:, None, None, None])[1], radiograph(p[1:], hi=5.)[0])
 
 def test_DRR_E7_blur_keeps_the_mean_and_has_its_variance():
     spike, at = torch.zeros(1, 1, 41, 41), torch.arange(41.) - 20
@@ -308,3 +352,18 @@ def test_DRR_E7_films_are_seeded_and_all_effects_can_be_off():
     close(film(p, g(0), **off), radiograph(p), rtol=0, atol=2e-3)
     refuses('unknown parameter', 'gamma', call=lambda: film(p, g(0), gama=(1., 1.)))
     assert set(off) | {'middle'} == set(LOOKS)
+
+def test_DRR_E7_a_thin_part_is_seen_in_every_look():
+    wedge = torch.linspace(0, .4, 40).expand(1, 1, 40, 40)
+    off = dict(gamma=(1., 1.), steep=(0., 0.), blur=(0., 0.), sharp=(0., 0.), lead=(0., 0.))
+    for seed in range(50):
+        x = film(wedge, torch.Generator().manual_seed(seed), **off)[0, 0].mean(0)
+        assert x[-1] > .5 and x[30] > -.4 and x[20] < x[30] < x[36] and x[0] < -.8, seed
+def test_DRR_E7_a_thick_part_and_an_empty_one():
+    p, g = 4*fan_p(), lambda: torch.Generator().manual_seed(5)
+    off = dict(gamma=(1., 1.), steep=(0., 0.), blur=(0., 0.), sharp=(0., 0.), lead=(0., 0.), dose=(1e9, 1e9))
+    first = [torch.rand(1, generator=(r := g())), torch.poisson(torch.exp(-p)*1e9, generator=r), torch.rand(1, generator=r), torch.rand(1, generator=r)]
+    lo, hi = .8*float(first[2]), (.75 + .35*float(first[3]))*float(torch.quantile(p, .995))    # dose, photons, lo, hi: the order of a seed
+    assert lo < .5*hi
+    close(film(p, g(), **off), radiograph(-(first[1].clamp_min(1)/1e9).log().clamp(max=0), lo=lo, hi=hi), rtol=0, atol=1e-5)
+    assert film(torch.zeros(1, 1, 30, 30), g()).mean() < -.8

@@ -9,7 +9,7 @@ from xmodseg.blocks import (ChannelLayerNorm, ConvBlock, Head, NormAct, ResBlock
 from xmodseg.core import XModSegError, count_params
 from xmodseg.discriminators import PatchD, receptive_field
 from xmodseg.generators import ArtifactEncoder, ContentEncoder, Decoder, LightUNet3d, ResnetGenerator
-from xmodseg.segmentors import DI2I, UNet
+from xmodseg.segmentors import DI2I, OrganUNet, UNet, organ_net
 
 @pytest.fixture(autouse=True)
 def _one_thread_one_seed():
@@ -396,6 +396,16 @@ def test_TDGAN_Ea_every_weight_counts():
     S = DI2I(4, 2, (2, 2), 2)
     S(torch.randn(2, 1, 16, 16)).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for n, p in S.named_parameters() if n.endswith('weight'))
+
+def test_TDGAN_Ea_a_unet_with_the_outputs_of_di2i():
+    torch.manual_seed(0)
+    u, x = organ_net(base=4, levels=3, organs=2), torch.randn(2, 1, 16, 24)
+    assert type(u) is OrganUNet and type(organ_net(base=4, growth=2, layers=(1,), bottleneck=1)) is DI2I
+    with torch.no_grad():
+        z = u(x); assert z.shape == (2, 3, 16, 24)
+        e = z.exp(); assert_close(u.probabilities(x), torch.stack([e[:, i]/(e[:, 0] + e[:, i]) for i in (1, 2)], 1))     # each organ against the background alone
+        assert (u.probabilities(x).sum(1) - z.softmax(1)[:, 1:].sum(1)).abs().max() > 1e-3                              # not the softmax over all
+        v = UNet(4, 3, 1, 3); v.load_state_dict(u.state_dict()); assert_close(v(x, logits=True), z)
 
 @pytest.mark.parametrize('call,match', [(lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 1, 16, 18)), r'pad to \(16, 20\)'),
     (lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 2, 16, 16)), 'channels'), (lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 1, 4, 4)), r'pad to \(8, 8\)')])

@@ -94,3 +94,16 @@ def test_a_patient_of_160_cubed_costs_less_than_five_seconds_of_one_core():
     try:
         t = time.process_time(); render_ct(patient(0)); assert time.process_time() - t < 5
     finally: torch.set_num_threads(n)
+
+def test_a_degenerate_disc_is_dark_in_t2():
+    grey = []
+    for d in (0., 1.):
+        p = patient(4, (40, 40, 64), 3., degenerate=d)
+        inside = torch.zeros(p.labels.shape, dtype=torch.bool)
+        for box, tissue, share in p.layers:                               # what is painted later covers what was there
+            if tissue == 'nucleus': inside[box] |= share > 200
+            else: inside[box] &= share < 20
+        grey.append([render_mr(p, k, noise=0, bias=0).data[inside.numpy()].mean() for k in ('t2', 't1')])
+        assert inside.sum() > 50
+    (wet, t1), (dry, t1_dry) = grey
+    assert dry < .8*wet and abs(t1_dry/t1 - 1) < abs(dry/wet - 1)         # water is lost: T2 tells, T1 hardly

@@ -36,6 +36,26 @@ def test_RAYS_E1_linear_and_differentiable():
     project(a, g)[:, 0, g.bins//2].sum().backward()
     assert a.grad.sum() > 0 and (a.grad != 0).sum() < 2*3*64   # one ray touches two pixels per row
 
+def test_RAYS_E1_E2_a_matrix_made_in_inference_mode_still_carries_gradients():
+    fresh, x = Fan((20, 20), (5., 5.), views=9, source=777.), torch.rand(1, 20, 20)   # nobody else asks for this scanner
+    with torch.inference_mode(): blind = reconstruct(project(x, fresh), fresh)
+    x.requires_grad_()
+    p = project(x, fresh); r = reconstruct(p, fresh)
+    close(r.detach(), blind.clone())
+    r.square().sum().backward()
+    assert torch.isfinite(x.grad).all() and (x.grad != 0).all()
+    q = torch.rand(1, 9, fresh.bins, requires_grad=True)
+    backproject(q, fresh)[0, 10, 10].backward(); close(float(q.grad.sum()), math.pi, rtol=.02, atol=0)
+
+@pytest.mark.parametrize('step', [None, 5.])
+def test_RAYS_E1_E2_autocast_changes_nothing(step):
+    fan, x = Fan((20, 20), (5., 5.), views=9), torch.rand(2, 20, 20)
+    call = lambda x: (lambda p: (p, reconstruct(p, fan, step=step)))(project(x, fan) if step is None else project_cone(x, fan, step))
+    plain = call(x)
+    with torch.autocast('cpu', torch.bfloat16): under = call(x)
+    for a, b in zip(plain, under): assert b.dtype == torch.float32 and torch.equal(a, b)
+    with torch.autocast('cpu', torch.bfloat16): close(project(x.bfloat16(), fan), project(x.bfloat16().float(), fan))
+
 def test_RAYS_E1_slices_do_not_mix():
     a = torch.zeros(3, 64, 64); a[1] = disc(g, 40.)
     p = project(a, g)

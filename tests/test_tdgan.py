@@ -11,7 +11,7 @@ from xmodseg.core import Bag, XModSegError, count_params, seed_everything
 from xmodseg.films import film_folder
 from xmodseg.game import monitor, pulls
 from xmodseg.loop import Loop, fit
-from xmodseg.segmentors import DI2I
+from xmodseg.segmentors import DI2I, OrganUNet, organ_net
 from xmodseg.tdgan import (ROWS, SIZES, TRAINING, WEIGHTS, TDGAN, Lessons, Task, critic_drr, critic_xr, doubt, draw_paths, generator_terms, load_tdgan, organ_scores, save_tdgan, score_films, segment_film, tdgan)
 from xmodseg.unpaired import Slices, Unpaired
 
@@ -350,6 +350,12 @@ def test_a_task_knows_its_maps_or_asks():
     one = Task(DI2I(**HOW, organs=1)); assert one.n_maps == 1 == one.maps(torch.zeros(1, 1, 32, 32)).shape[1]
     assert TDGAN(one, base=4, n_blocks=1, n_disc=2).D_drr.c_in == 2
     with pytest.raises(XModSegError, match='how many maps'): Task(Heat(), torch.sigmoid)
+
+def test_a_file_makes_a_unet_again_too(tmp_path):
+    how = dict(base=4, levels=3, organs=2)
+    seed_everything(1); m = TDGAN(Task(organ_net(**how), built=how), base=4, n_blocks=1, n_disc=2); save_tdgan(m, tmp_path/'u.safetensors', half=False)
+    x = torch.randn(1, 1, 32, 32).clamp(-1, 1); back = load_tdgan(tmp_path/'u.safetensors'); m.eval()
+    assert isinstance(back.U.net, OrganUNet) and back.U.mark() == m.U.mark() and torch.equal(back.segment(x), m.segment(x)) and m.U.n_maps == 2
 
 def test_a_loaded_net_leaves_the_callers_task_alone_and_marks_its_own_U(tmp_path):
     seed_everything(4); task = Task(DI2I(**HOW), built=HOW); m = TDGAN(task, base=4, n_blocks=1, n_disc=2); save_tdgan(m, tmp_path/'m.safetensors', half=False)

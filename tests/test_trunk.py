@@ -44,3 +44,24 @@ def test_fat_makes_a_patient_wider_and_leaves_the_liver():
 def test_a_view_beside_the_patient_is_empty():
     cv = trunk(1, 4., (16, 16, 16), (600, 0, 0))[0]
     assert not cv.labels.any()
+
+@pytest.mark.parametrize('seed', [0, 3])
+def test_the_body_wall_follows_a_crooked_spine_six_tenths_of_the_way(seed):
+    cv, p, sp, _ = trunk(seed, 8., (56, 44, 70), cobb=60.)
+    body, x, z = cv.labels > 0, *[cv.axes[i].reshape(-1).numpy() for i in (0, 2)]
+    c, n = np.array([v.centre_mm for v in sp])[::-1], body.sum((0, 1)).numpy()
+    ok = (n > 0) & (z > c[0, 2]) & (z < c[-1, 2])
+    middle, course = (body.sum(1).numpy()*x[:, None]).sum(0)[ok]/n[ok], np.interp(z[ok], c[:, 2], c[:, 0])   # mm, of the body and of the spine at each height
+    assert course.std() > 10 and np.corrcoef(middle, course)[0, 1] > .9 and abs(np.polyfit(course, middle, 1)[0] - .6) < .12
+
+@pytest.mark.parametrize('seed', [1, 2, 4])
+def test_gas_rises_to_the_front_of_a_patient_on_the_back(seed):
+    cv, p, sp, _ = trunk(seed, 4., (96, 72, 84), (0, 28, 40))
+    seen = 0
+    for (box, core, lumen), (at, gas, share) in zip(cv.layers, cv.layers[1:]):
+        if gas != 'gas' or share.sum() < 255*20: continue
+        assert core in ('chyme', 'stool') and at == box
+        front = lambda w: float((w.float()*cv.at(box)[1]).sum()/w.float().sum())      # mm
+        assert front(share) > front(lumen) + 1, core
+        seen += 1
+    assert seen > 1
