@@ -47,6 +47,7 @@ def test_COLUMN_E1_end_vertebrae_come_from_the_top_and_length_does_not_matter():
     r = cobb_angle(dict(T4=tilt(5), T8=tilt(-20, 3.), L1=tilt(17, .2)))
     assert (r.upper, r.lower) == ('T8', 'L1'); near(r.degrees, 37, 1e-9)
     refuses('two levels', lambda: cobb_angle({}))
+    for wrong in ((0, 0, -1.), (.5, 0, -1), (np.nan, 0, 1), (np.inf, 0, 1), (0, 0, 0), (1., 0, 0), (0, 1)): refuses('do not point up: found T8', lambda: cobb_angle(dict(T4=tilt(5), T8=wrong, L1=tilt(17))))
 
 @pytest.mark.parametrize('seed', [1, 2, 6])
 def test_a_curve_turns_about_the_own_axis_too_and_to_the_other_side(seed):
@@ -69,6 +70,15 @@ def test_COLUMN_E2_every_ray_starts_in_bone_and_ends_where_it_first_leaves_it():
             q, o = landmarks(v), v.centre_mm + np.stack([r[1] for r in _rays(v)]) @ v.axes.T
             u = np.linspace(0, .999, 40)[:, None, None]
             assert vertebra_sdf(v, list(torch.from_numpy(np.moveaxis(o + u*(q - o), -1, 0))))[0].max() < 0
+
+@pytest.mark.parametrize('anatomy', [dict(size=2.), dict(size=.6), dict(cobb=90.)])
+def test_COLUMN_E2_large_and_small_patients_too(anatomy):
+    for v in spine(draw_params(0, **anatomy))[::8]: assert vertebra_sdf(v, list(torch.from_numpy(landmarks(v).T)))[0].abs().max() < 1e-5
+
+def test_COLUMN_E2_a_ray_that_leaves_nothing_is_named():
+    v = spine(draw_params(0))[16]
+    refuses('do not leave the bone: found .* at level L5', lambda: landmarks(Bag(v, size=tuple(9*s for s in v.size))))       # the far side is beyond 90 mm
+    refuses('do not leave the bone', lambda: landmarks(Bag(v, wedge=3.)))                                              # no body left where rays start
 
 def test_COLUMN_E2_names_say_where():
     v = spine(draw_params(2, cobb=0., rotation=0.))[8]
@@ -120,6 +130,7 @@ def test_COLUMN_E3_spreads_are_what_was_asked(lying):
 @pytest.mark.parametrize('bad', [np.zeros((0, 3)), np.zeros((74, 2)), np.full((74, 3), np.nan)])
 def test_COLUMN_E3_a_level_without_landmarks_is_named(lying, bad):
     refuses('no landmarks: found T9', lambda: digitise(dict(lying, T9=bad), 0))
+    refuses('no landmarks: found 9', lambda: digitise({9: bad}, 0)); refuses('not negative', lambda: digitise(lying, 0, noise=float('nan')))
     refuses('no levels', lambda: digitise({}, 0)); refuses('not negative', lambda: digitise(lying, 0, shift=-1.))
 
 # ---- echoes
@@ -139,6 +150,13 @@ def test_COLUMN_E5_water_and_fat_add_up_and_cancel(who):
 
 def test_COLUMN_E5_bone_is_dark_and_spin_echoes_are_chapter_11s(who):
     assert np.array_equal(render_echo(who, 't1', 3).data, render_mr(who, 't1', 3).data)
+    assert np.array_equal(render_echo(who, 't2', 3, .1, 40.).data, render_mr(who, 't2', 3, .1, 40.).data)       # bias and noise arrive
+    assert not np.array_equal(render_echo(who, 't1', 3, noise=0.).data, render_echo(who, 't1', 3).data)
+    for change in (dict(tr=1.), dict(te=50.), dict(flip=90.)):
+        refuses('its own timing: found ' + next(iter(change)), lambda: render_echo(who, 't1', **change))
+        assert not np.array_equal(render_echo(who, 'water', 3, **change).data, render_echo(who, 'water', 3).data)
+    assert np.array_equal(render_echo(who, 'water', 3).data, render_echo(who, 'water', 3, noise=2.5, tr=10., te=4.6, flip=10.).data)
+    refuses('flp', lambda: render_echo(who, 'water', flp=10.))
     x = render_echo(who, 'water', 1)
     assert np.array_equal(x.data, render_echo(who, 'water', 1).data) and not np.array_equal(x.data, render_echo(who, 'water', 2).data)
     assert x.data.min() >= 0 and x.axes == 'RAS' and fat_share(Bag(bone=.4))['trabecular'] > fat_share(Bag(bone=1.6))['trabecular'] >= .25
@@ -222,3 +240,12 @@ def test_81_without_monai_the_feature_says_what_to_install(monkeypatch):
     real = builtins.__import__
     monkeypatch.setattr(builtins, '__import__', lambda n, *a, **k: (_ for _ in ()).throw(ImportError(n)) if n.split('.')[0] == 'monai' else real(n, *a, **k))
     refuses('pip install', lambda: turned(np.zeros((4, 4, 4), np.float32), (1, 1, 1), (0, 0, 1)))
+
+def test_arrays_that_run_backwards_and_masks_are_taken_as_they_are():
+    v = Volume(np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32), np.diag([-1., -1, 1, 1])).to_ras()
+    flat = np.ascontiguousarray(v.data)
+    near(turned(flat[::-1, ::-1], (1, 1, 1), (0, 0, .1)), turned(flat[::-1, ::-1].copy(), (1, 1, 1), (0, 0, .1)), 0)
+    near(bent(flat[::-1], (1, 1, 1), np.zeros((3, 3, 3, 3))), flat[::-1], 1e-5)
+    m = torch.rand(1, 1, 5, 6, 7) > .5
+    big, back = pad_to(m, 4)
+    assert big.dtype == torch.bool and big.shape[2:] == (8, 8, 8) and torch.equal(back(big), m) and torch.equal(big[:, :, 0], big[:, :, 1])

@@ -1,6 +1,7 @@
 "Otsu against every cut, surfaces against closed forms, exact distances against all triangles, and the refusals."
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import median_filter
 from scipy.spatial import cKDTree
 from xmodseg import geometry
@@ -173,6 +174,21 @@ def test_GEO_E4_affine_is_applied_and_mirrors_keep_fronts_outside():
         assert s.volume == pytest.approx(plain.volume*abs(np.linalg.det(A))) and s.volume > 0 and s.closed
         assert np.allclose(s.points, plain.points @ A.T + (5, -6, 7), atol=1e-4)
 
+def test_GEO_E4_an_affine_that_leads_nowhere_is_refused_and_a_small_voxel_is_not():
+    m, a = np.pad(np.ones((1, 1, 1)), 2), np.diag([2., 2, 2, 1]); a[:3, 3] = 10, 20, 30
+    flat = np.eye(4); flat[:3, :3] = np.arange(9.).reshape(3, 3)*300
+    for bad in (a.T, np.diag([1., 1, 1, 2]), flat, np.diag([1., 0, 1, 1]), a[:3], (1, 1), (1, np.inf, 1)):
+        for call in (lambda: surface(m, bad), lambda: split_levels(m, dict(a=(0, 0, 0)), bad)):
+            with pytest.raises(XModSegError, match='no way from voxels'): call()
+    assert np.allclose(surface(m, a).points.mean(0), (14, 24, 34))
+    assert surface(m, (5e-4,)*3).volume == pytest.approx(surface(m, (1, 1, 1)).volume*5e-4**3)
+
+def test_tensors_of_every_kind_are_read():
+    v = torch.cat([torch.zeros(40), torch.ones(40)])
+    for kind in (torch.bfloat16, torch.float16, torch.float64): assert otsu(v.to(kind)) == 1 == otsu(v.to(kind).requires_grad_())
+    for kind in (torch.bfloat16, torch.float16, torch.bool): assert majority(torch.ones(3, 3, 3).to(kind)).all()
+    assert majority(torch.ones(3, 3, 3).requires_grad_()).all() and surface(torch.ones(3, 3, 3).bfloat16(), torch.ones(3)).closed
+
 def test_surface_does_not_change():
     p = np.array([[0., 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     s = Surface(p, [[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
@@ -247,6 +263,7 @@ def test_files_are_read_back(tmp_path):
     s.save(tmp_path/'new'/'a.stl'); s.save(tmp_path/'a.PLY')
     raw = (tmp_path/'new'/'a.stl').read_bytes()
     f = np.frombuffer(raw[84:], [('n', '<f4', 3), ('c', '<f4', (3, 3)), ('x', '<u2')])
+    assert np.allclose(np.linalg.norm(f['n'], axis=1), 1, atol=1e-6) and np.allclose(np.cross(f['n'], s.normals), 0, atol=1e-5) and ((f['n']*s.normals).sum(1) > 0).all()
     assert len(raw) == 84 + 50*len(s.faces) and int.from_bytes(raw[80:84], 'little') == len(f) and np.allclose(f['c'], s.corners, atol=1e-5)
     head, body = (tmp_path/'a.PLY').read_bytes().split(b'end_header\n', 1)
     n = len(s.points)

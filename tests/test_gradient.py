@@ -162,6 +162,17 @@ def test_SCOL_E5_reversed_bone_is_a_contradiction_only_when_signed():
     signed, absolute = (gradient_correlation(mr, ct, polarity=p).item() for p in polarities)
     assert signed < -.3 and absolute > .6
 
+@pytest.mark.parametrize('corner', [1e2, 1e3, 1e4])
+def test_SCOL_E5b_an_odd_pixel_costs_no_digits_wherever_it_lies(corner):
+    p = rand(1, 1, 48, 48, 48, dtype=torch.float32); q = .5*p + rand(1, 1, 48, 48, 48, seed=1, dtype=torch.float32)
+    for place in ((0, 0, 0), (5, 0, 0)):
+        x = p.clone(); x[(0, 0, *place)] = corner
+        near(ncc(x, q), ncc(x.double(), q.double()).item(), 1e-5); near(ncc(q, x), ncc(q.double(), x.double()).item(), 1e-5)
+        mine, = torch.autograd.grad(ncc(y := x.clone().requires_grad_(), q).sum(), y)
+        fine, = torch.autograd.grad(ncc(y := x.double().requires_grad_(), q.double()).sum(), y)
+        assert (mine - fine).norm() < 1e-3*fine.norm()
+    for flat in (1000.1, -.3): assert (ncc(torch.full_like(p, flat), q) == 0).all() and (ncc(torch.full_like(p, flat), torch.full_like(p, 7.7)) == 0).all()
+
 # ---- map
 
 @pytest.mark.parametrize('kind', kinds)

@@ -57,7 +57,7 @@ def test_one_number_changed_by_hand_leaves_the_others():
     a, b = draw_params(5), draw_params(5, cobb=33)
     assert {k for k in a if a[k] != b[k]} == {'cobb'} and b.cobb == 33
 
-@pytest.mark.parametrize('bad', [dict(cobb=-1), dict(cobb=100), dict(size=0), dict(bone=float('nan'))])
+@pytest.mark.parametrize('bad', [dict(cobb=-1), dict(cobb=100), dict(size=0), dict(bone=float('nan')), dict(apex=-.1), dict(apex=300), dict(side=0), dict(side=2), dict(side=.5), dict(side=float('nan'))])
 def test_impossible_patients_are_refused_by_name(bad):
     with pytest.raises(XModSegError, match=next(iter(bad))): draw_params(0, **bad)
 def test_unknown_anatomy_is_refused_with_the_nearest_name():
@@ -79,3 +79,33 @@ def test_a_finer_grid_shows_the_same_spine():
         p = draw_params(3); cv = Canvas(shape, (mm,)*3, (0, -14, 0)); paint_spine(cv, p, spine(p)); return cv.labels
     assert (labels(1., (120, 90, 90))[1::3, 1::3, 1::3] == labels(3., (40, 30, 30))).float().mean() > .999
     assert LABELS['canal'] in labels(3., (40, 30, 30))
+
+@pytest.mark.parametrize('side', [-1, 1])
+@pytest.mark.parametrize('seed', [1, 6])
+def test_the_curve_bulges_to_its_side_and_the_bodies_turn_there_too(seed, side):
+    p = draw_params(seed, cobb=60., rotation=.5, side=side); sp, k = spine(p), int(round(p.apex))
+    c = np.array([v.centre_mm for v in sp])
+    lo, hi = max(k - 4, 0), min(k + 4, 16)
+    chord = c[lo] + (c[hi] - c[lo])*(c[k, 2] - c[lo, 2])/(c[hi, 2] - c[lo, 2])
+    assert side*(c[k] - chord)[0] > 10                                              # side 1: to the right
+    assert side*sp[k].axes[0, 1] > .3                                               # the front of the body looks to the convex side, the spinous process away
+
+@pytest.mark.parametrize('seed', [0, 3])
+def test_the_chest_bends_backward_and_the_loin_forward(seed):
+    sp = spine(draw_params(seed, cobb=0.)); c = np.array([v.centre_mm for v in sp])
+    off = lambda i, j, k: (c[k] - c[i] - (c[j] - c[i])*(c[k, 2] - c[i, 2])/(c[j, 2] - c[i, 2]))[1]
+    assert off(0, 11, 6) < -5 and off(11, 16, 14) > 2                               # y runs to the front
+    assert sp[0].axes[1, 2] > .15 and sp[11].axes[1, 2] < -.03 and sp[16].axes[1, 2] > .1
+    flat = spine(draw_params(seed, cobb=0., kyphosis=.6)); bent = spine(draw_params(seed, cobb=0., kyphosis=1.3))
+    assert bent[0].axes[1, 2] > flat[0].axes[1, 2] + .1
+
+def test_a_wedge_is_lower_in_front():
+    v = spine(draw_params(1, osteophyte=0, wedge=0))[8]; a, b, h = v.size
+    def height(v, y):
+        z = torch.linspace(-h, h, 801, dtype=torch.float64)[None]
+        x, y = torch.zeros_like(z), torch.full_like(z, float(y))
+        q = [v.centre_mm[j] + sum(v.axes[j, i]*w for i, w in enumerate((x, y, z))) for j in range(3)]
+        return float((vertebra_sdf(v, q)[1] < 0).sum()*2*h/800)
+    pressed = type(v)(v, wedge=.4)
+    near(height(v, .6*b), height(v, -.6*b), .1)
+    assert height(pressed, .6*b) < .8*height(v, .6*b) and height(pressed, -.6*b) > .85*height(v, -.6*b)

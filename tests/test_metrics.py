@@ -83,7 +83,7 @@ def test_METRIC_E1_values_and_types():
     (np.zeros((0, 3)), np.zeros((0, 3)), 'array of numbers'), (object(), np.ones(2), 'array of numbers'), (np.array([np.inf]), np.ones(1), 'inf')])
 def test_METRIC_E1_refuses(p, y, words):
     with pytest.raises(XModSegError, match=words): dice(p, y)
-    with pytest.raises(XModSegError): surface_distances(p, y, (1, 1))
+    with pytest.raises(XModSegError, match=words): surface_distances(p, y, (1,)*np.ndim(p))
 
 @pytest.mark.parametrize('mm', [(1,), (1, 1, 1), (1, 0), (1, -2), (1, float('nan')), 1.])
 def test_spacing_is_checked(mm):
@@ -97,6 +97,8 @@ def test_METRIC_E2_mean_over_the_task_and_unknown_labels():
     d = multi_dice(p, y, dict(a=1, b=2, c=3))
     assert d.each == dict(a=2/3, b=2/3, c=1.) and abs(d.mean - 7/9) < 1e-12
     assert multi_dice(torch.tensor(p), torch.tensor(y), [1, 2]).mean == 2/3
+    for none in ([], {}, [0, 1, 2], dict(air=0, a=1), [1.7]):
+        with pytest.raises(XModSegError, match='no foreground classes'): multi_dice(p, y, none)
     for bad in (np.array([0, 1, 1, 9]), np.array([0, 1, 1, .5])):
         with pytest.raises(XModSegError, match='unexpected label'): multi_dice(bad, y, [1, 2])
 
@@ -123,8 +125,18 @@ def test_METRIC_E6_sweep_never_rises_and_totals_add():
     assert found == sorted(found, reverse=True) and found[0] > 0
     assert lesion_totals([lesion_rates(2, 1, 0), lesion_rates(0, 1, 2)]) == Bag(tp=2, fp=2, fn=2, precision=.5, recall=.5)
     assert lesion_rates(0, 3, 0) == Bag(tp=0, fp=3, fn=0, precision=0., recall=0.)
+    with pytest.raises(XModSegError, match='no image to add up'): lesion_totals([])
     for bad in (0, -1, 1.1):
         with pytest.raises(XModSegError, match='min_iou'): lesion_scores(p, y, bad)
+
+def test_METRIC_E6_false_alarms_are_not_misses_and_precision_is_not_recall():
+    y, p = np.zeros((12, 12), bool), np.zeros((12, 12), bool)
+    y[1:3, 1:3] = y[1:3, 8:10] = True
+    p[1:3, 1:3] = p[6, 1] = p[8, 5] = p[10, 10] = True                                   # one found, three false alarms, one missed
+    assert lesion_scores(p, y) == Bag(tp=1, fp=3, fn=1, precision=.25, recall=.5)
+    assert lesion_scores(p, 0*y) == Bag(tp=0, fp=4, fn=0, precision=0., recall=0.)
+    assert lesion_scores(0*p, y) == Bag(tp=0, fp=0, fn=2, precision=0., recall=0.)
+    assert lesion_rates(3, 1, 0) == Bag(tp=3, fp=1, fn=0, precision=.75, recall=1.)
 
 def test_METRIC_E7_E8_E10_closed_forms():
     t = np.random.default_rng(0).normal(0, 50, (9, 10, 11))
@@ -137,6 +149,31 @@ def test_METRIC_E9_ssim_uses_the_given_range():
     t = np.random.default_rng(0).random((16, 16))
     narrow, wide = (translation_scores(t + .1*t[::-1], t, range=r).ssim for r in ((0, 1), (0, 100)))
     assert narrow < wide < 1
+
+def test_METRIC_E9_ssim_of_one_window_by_hand():
+    x, t = np.random.default_rng(5).random((2, 7, 7))
+    (vx, c), (_, vt) = np.cov(x.ravel(), t.ravel())
+    c1, c2 = (.01*3)**2, (.03*3)**2
+    want = (2*x.mean()*t.mean() + c1)*(2*c + c2)/((x.mean()**2 + t.mean()**2 + c1)*(vx + vt + c2))
+    assert translation_scores(x, t, range=(-1, 2)).ssim == pytest.approx(want, abs=1e-9)
+
+@pytest.mark.parametrize('n,a,b', [(9, .1, .3), (10, .1, .7), (33, .1, .7), (64, .3, .7), (50, -1000.1, .1)])
+def test_METRIC_E10_flat_images_resemble_nothing(n, a, b):
+    flat, busy = np.full((n, n), a), np.random.default_rng(0).normal(5, 1, (n, n))
+    for x, t in ((flat, np.full((n, n), b)), (flat, flat), (flat, busy), (busy, flat)): assert translation_scores(x, t, range=(0, 1)).ncc == 0
+
+def test_one_image_at_a_time_and_no_axis_is_lost():
+    t = np.random.default_rng(0).random((8, 8))
+    assert translation_scores(t[None, None], t, t[None] > .5, range=(0, 1)).mae == 0 == translation_scores(t[..., None], t[..., None], range=(0, 1)).mae
+    for x, y in ((t[None], t[..., None]), (t[:, None], t)):
+        with pytest.raises(XModSegError, match='one grid'): translation_scores(x, y, range=(0, 1))
+    for batch in (np.stack([t, t])[:, None], np.ones((2, 1, 8, 8, 8)), np.ones((2, 2, 8, 8, 8))):
+        with pytest.raises(XModSegError, match='score each image of a batch, then average with `summary`'): translation_scores(batch, batch, range=(0, 1))
+    assert translation_scores(np.ones((1, 1, 8, 8, 8)), np.ones((8, 8, 8)), range=(0, 1)).mae == 0
+
+@pytest.mark.parametrize('width', [0, -1, 1.5])
+def test_METRIC_E11_a_band_has_a_width(width):
+    with pytest.raises(XModSegError, match='no width'): edge_band(np.eye(8), width)
 
 def test_METRIC_E11_band_is_two_wide_and_ignores_the_frame():
     half = np.zeros((12, 12), bool); half[:6] = True
@@ -170,6 +207,20 @@ def test_METRIC_E12_s_score_uses_source_labels_and_leaves_the_judge_alone():
     for bad in (y[:2], y[:, :4], y[:, None]):
         with pytest.raises(XModSegError, match='source label'): s_score(judge, x, bad, [1])
 
+def test_METRIC_E12_frozen_parts_of_the_judge_stay_frozen():
+    judge = Judge().train(); judge.bn.eval()
+    y = torch.zeros(2, 8, 8, dtype=torch.long); y[:, :4] = 1
+    assert s_score(judge, y[:, None].float(), y, [1]).mean == 1 and judge.training and not judge.bn.training
+    with pytest.raises(XModSegError, match='cannot read'): s_score(judge, torch.full((2, 1, 8, 8), float('nan')), y, [1])
+    assert judge.training and not judge.bn.training                                      # also after a refusal
+
+def test_METRIC_E12_a_judge_that_cannot_see_gives_no_score():
+    y = torch.zeros(2, 8, 8, dtype=torch.long)
+    x, deaf = y[:, None].float(), lambda f: torch.cat([.5 - f, f - .5], 1)*float('nan')
+    for judge, images in ((lambda f: f - .5, x), (deaf, x), (lambda f: torch.ones(1, 2, 8, 8), x*float('nan')), (lambda f: torch.ones(1, 2, 8, 8), x + float('inf'))):
+        with pytest.raises(XModSegError, match='cannot read'): s_score(judge, images, y, [1])
+    with pytest.raises(XModSegError, match='source label'): s_score(deaf, x[:0], y[:0], [1])
+
 def test_METRIC_E13_gap_formula():
     assert gap_closed(74.4, 70.3, 78.5) == pytest.approx(.5) and gap_closed(.7, .8, .9) == pytest.approx(-1)
     assert gap_closed(5., 10., 0.) == .5
@@ -190,3 +241,6 @@ def test_METRIC_E14_bags_flags_and_refusals():
     assert s.empty.total == 2 and s.a == dict(mean=3., sd=(8/3)**.5, n=3, total=9.) and s.b.n == 1
     for bad in ([], [1., float('nan')], [float('inf')]):
         with pytest.raises(XModSegError, match='cannot average'): summary(bad)
+    for bad in ({12: 2.86, 11: 2.97}, Bag(a=1.), {}):
+        with pytest.raises(XModSegError, match='average its names'): summary(bad)
+    assert summary({12: 2.86, 11: 2.94}.values()).mean == pytest.approx(2.9)

@@ -84,6 +84,18 @@ def test_RIGID_E4_every_turn_is_tried():
     axes = np.linalg.eigh(np.cov(p.T))[1]
     for axis in axes.T: assert prealign(p @ Rotation.from_rotvec(np.pi*axis).as_matrix() @ Rotation.from_rotvec([.3, .2, .1]).as_matrix(), S).promise < .01
 
+def test_RIGID_E4_the_start_is_chosen_by_the_steps_that_follow():
+    p = on(S, 74, 0)
+    q = (p - [30., -200, 9]) @ Rotation.random(random_state=0).as_matrix() + np.random.default_rng(0).normal(0, .6, p.shape)
+    a, b, start = icp(q, S), icp(q, S, step='plane'), prealign(q, S, step='point')
+    assert a.rmse == pytest.approx(b.rmse, abs=.01) and a.rmse < .6                      # ranked by plane steps it ends at 2.2 mm
+    assert start.promise == pytest.approx(b.rmse, abs=.01) and not np.allclose(start.R, prealign(q, S).R)
+
+def test_RIGID_E4_upright_turns_nothing_before_the_first_step():
+    p = on(S) @ Rotation.from_rotvec([0, 0, 1.2]).as_matrix()
+    assert (icp(p, S, upright=True, iterations=0).R == np.eye(3)).all() and (icp(p, S, upright=True).history.R[0] == np.eye(3)).all()
+    assert not np.allclose(icp(p, S, iterations=0).R, np.eye(3), atol=.1)
+
 def test_RIGID_E4_a_start_is_chosen_by_its_end():
     broken, p = thing(front=.55), on(S, 74, 2) @ Rotation.random(random_state=2).as_matrix()
     start = prealign(p, broken)
@@ -117,7 +129,7 @@ def test_scale_and_side_are_not_made_up():
     (lambda: icp(on(S)*np.nan, S), 'not finite'), (lambda: icp(on(S)[:, :2], S), r'\(74, 2\)'), (lambda: icp(on(S), Surface(np.eye(3), [[0, 1, 2]])), 'too small a surface'),
     (lambda: icp(on(S), S, step='lines'), 'no such step'), (lambda: icp(on(S), S, dict(R=np.diag([1, 1, -1]), t=np.zeros(3))), 'no rigid motion'),
     (lambda: icp(on(S), S, dict(R=2*np.eye(3), t=np.zeros(3))), 'no rigid motion'), (lambda: icp(on(S), S, dict(R=np.eye(3), t=[0, 0, np.nan])), 'no rigid motion'),
-    (lambda: prealign(on(S)[:3], S), 'at least 4')])
+    (lambda: prealign(on(S)[:3], S), 'at least 4'), (lambda: prealign(on(S), S, step='lines'), 'no such step')])
 def test_refused(call, words):
     with pytest.raises(XModSegError, match=words): call()
 
@@ -151,6 +163,16 @@ def test_RIGID_E5_levels_that_are_missing():
     with pytest.raises(XModSegError, match='level without landmarks'): measure_levels(m, (1, 1, 1), centres, dict(marks, T2=np.zeros((0, 3))))
     with pytest.raises(XModSegError, match='level without centre'): measure_levels(m, (1, 1, 1), centres, marks, ['T9'])
     with pytest.raises(XModSegError, match='no bone'): measure_levels(0*m, (1, 1, 1), centres, marks)
+
+def test_RIGID_E5_a_lost_level_costs_what_was_said():
+    m, centres, marks = stack()
+    assert [(e.p2s, e.fit, e.surface) for e in measure_levels(0*m, (1, 1, 1), centres, marks, missing=15).values()] == [(15., None, None)]*2
+    dust = m.copy(); dust[..., 29:] = False; dust[10:20:3, 15:25:3, 40] = True                # 16 voxels, none beside another
+    with pytest.raises(XModSegError, match='no bone at level T1.*1 voxels'): measure_levels(dust, (1, 1, 1), centres, marks, ['T1'])
+    assert measure_levels(dust, (1, 1, 1), centres, marks, ['T1'], missing=15).T1.p2s == 15
+    assert np.isnan(measure_levels(dust, (1, 1, 1), centres, marks, ['T1'], missing=float('nan')).T1.p2s)
+    with pytest.raises(XModSegError, match='cannot earn'): measure_levels(m, (1, 1, 1), centres, marks, missing=-15)
+    with pytest.raises(XModSegError, match='not a mask'): measure_levels(m*.5, (1, 1, 1), centres, marks, missing=15)
 
 def test_RIGID_E5_the_printed_table_follows_from_its_rows():
     rows = {12: [3.68, 2.23, 2.56, 3.02, 2.73, 2.77, 2.64, 3.07, 3.15], 11: [5.42, 3.23, 2.84, 3.12, 2.76, 2.23, 2.01, 2.82, 2.34, 2.89],
