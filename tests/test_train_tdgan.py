@@ -44,7 +44,7 @@ def test_what_is_missing_is_said(data, tmp_path, capsys):
     (data/'ct'/'labelsTr'/'c2.nii.gz').unlink()
     begin(size='tiny', out=str(tmp_path/'out'), data=str(data))
     said = capsys.readouterr().out
-    assert 'No X-ray has a mask' in said and 'A single patient' in said
+    assert 'No X-ray has a mask' in said and 'Fewer than five patients' in said
     for f in ('f1_2.png', 'f2.png', 'f3.png'): (data/'xray'/'images'/f).unlink()
     (data/'xray'/'masks'/'f1_1.png').touch()
     refuses('no X-ray is left to learn from', out=tmp_path, data=str(data))
