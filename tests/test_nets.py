@@ -1,6 +1,6 @@
 "Blocks, generators, discriminators, segmentors: published sizes, exact rewrites, refusals (chapters 20 to 23)."
 import copy, itertools
-import pytest, torch
+import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
@@ -9,7 +9,8 @@ from xmodseg.blocks import (ChannelLayerNorm, ConvBlock, Head, NormAct, ResBlock
 from xmodseg.core import XModSegError, count_params
 from xmodseg.discriminators import PatchD, receptive_field
 from xmodseg.generators import ArtifactEncoder, ContentEncoder, Decoder, LightUNet3d, ResnetGenerator
-from xmodseg.segmentors import DI2I, OrganUNet, UNet, organ_net
+from xmodseg.segmentors import DI2I, OrganUNet, UNet, answered, organ_net
+from xmodseg.unpaired import Slices
 
 @pytest.fixture(autouse=True)
 def _one_thread_one_seed():
@@ -411,3 +412,35 @@ def test_TDGAN_Ea_a_unet_with_the_outputs_of_di2i():
     (lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 2, 16, 16)), 'channels'), (lambda: DI2I(4, 2, (1, 1), 1)(torch.zeros(1, 1, 4, 4)), r'pad to \(8, 8\)')])
 def test_di2i_refuses(call, match):
     with pytest.raises(XModSegError, match=match): call()
+
+# ---- 23.5: a net's own answers
+
+def films(*x): return Slices([np.asarray(a, np.float32) for a in x], [f'f{k}' for k in range(len(x))], [np.ones((1, *np.shape(a)), np.uint8) for a in x], spacing=(2., 3.))
+def steps(x): return torch.cat([x > 0, x > .6], 1).float()*.8 + .1          # two organs, one inside the other
+
+def test_23_5_without_votes_an_answer_is_the_threshold_and_no_mask_is_looked_at():
+    x = [np.linspace(-1, 1, 16).reshape(4, 4), np.linspace(1, -1, 16).reshape(4, 4)]
+    a = answered(steps, films(*x), votes=0, batch=1)
+    assert a.patient == ['f0 (answered)', 'f1 (answered)'] and a.spacing == (2., 3.) and a.y[0].dtype == np.uint8
+    for p, y in zip(a.x, a.y): assert (y[0] == (p > 0)).all() and (y[1] == (p > .6)).all()
+
+def test_23_5_votes_are_means_over_rising_curves():
+    x = films(np.linspace(-1, 1, 64).reshape(8, 8)); seen = []
+    a = answered(lambda v: (seen.append(v), steps(v))[1], x, votes=40, seed=3)
+    assert len(seen) == 41 and torch.equal(seen[0][0, 0], torch.from_numpy(x.x[0])) and all((v.flatten().diff() >= 0).all() for v in seen)
+    assert len({float(v.mean()) for v in seen}) == 41 and all(v.min() == -1 and v.max() == 1 for v in seen)
+    assert (a.y[0] == (torch.stack([steps(v)[0] for v in seen]).mean(0) > .5).numpy()).all() and (answered(steps, x, votes=40, seed=3).y[0] == a.y[0]).all()
+
+def test_23_5_answers_take_the_pieces_and_the_holes_of_true_masks():
+    solid, hollow = np.zeros((2, 12, 12), bool); solid[1:6, 1:11] = True; solid[8:11, 1:11] = True
+    hollow[:] = solid; hollow[3, 3:5] = False; hollow[7, 0] = hollow[0, 11] = True                     # a hole, and two specks
+    x, true = films(hollow*2. - 1), lambda *m: Slices([v.astype(np.float32) for v in m], ['t']*len(m), [v[None].astype(np.uint8) for v in m])
+    tidy = lambda like: answered(lambda v: (v > 0).float(), x, like, votes=0).y[0][0].astype(bool)
+    assert (tidy(None) == hollow).all() and (tidy(true(solid)) == solid).all() and (tidy(true(solid, hollow, solid)) == solid).all()
+    two = hollow.copy(); two[7, 0] = two[0, 11] = False
+    assert (tidy(true(two)) == two).all()                                                               # most true masks have the hole: it stays
+    one = solid.copy(); one[8:11] = False
+    assert (tidy(true(one)) == one).all() and not answered(lambda v: v*0, x, true(one), votes=0).y[0].any()
+
+def test_23_5_fewer_votes_than_none_are_refused():
+    with pytest.raises(XModSegError, match='fewer than none'): answered(steps, films(np.zeros((4, 4))), votes=-1)

@@ -264,6 +264,11 @@ def test_full_size_is_the_papers():
 def test_segment_is_U_after_the_translation(net):
     net.eval(); assert torch.equal(net.segment(b.x_l), net.U.maps(net.G_xr2drr(b.x_l))) and torch.equal(net.translate(b.x_l), net.G_xr2drr(b.x_l)) and torch.equal(net.translate(b.x_h, 'xr'), net.G_drr2xr(b.x_h))
 
+def test_the_row_without_a_translator_is_U_and_a_file_of_U(tmp_path):
+    m = build('Vanilla').eval(); save_tdgan(m, tmp_path/'u.safetensors', half=False); back = load_tdgan(tmp_path/'u.safetensors')
+    assert torch.equal(m.segment(b.x_l), m.U.maps(b.x_l)) and torch.equal(back.segment(b.x_l), m.segment(b.x_l)) and back.row == 'Vanilla'
+    assert m.translate(b.x_l) is b.x_l and m.players() == [] and {k[:2] for k in m.state_dict()} == {'U.'}
+
 def test_files_come_back_with_U(tmp_path):
     m = build(seed=4, weights=dict(seg=.1)).eval(); save_tdgan(m, tmp_path/'m.safetensors', half=False); back = load_tdgan(tmp_path/'m.safetensors')
     assert torch.equal(back.segment(b.x_l), m.segment(b.x_l)) and back.row == m.row and back.weights == m.weights and not any(p.requires_grad for p in back.U.parameters())
