@@ -11,6 +11,8 @@ from xmodseg.gradient import gc_loss
 from xmodseg.loop import fit
 from xmodseg.run import load_checkpoint, save_checkpoint
 from xmodseg.volume import Volume
+from torch import nn
+from xmodseg.column import stretch
 
 torch.set_num_threads(1)
 def noise(*s, seed=0): return torch.rand(*s, generator=torch.Generator().manual_seed(seed))*2 - 1
@@ -316,3 +318,28 @@ def test_a_checkpoint_of_a_run_loads_too(tmp_path):
     n = build(block=(16, 32, 16)); fit(n, [b], 1, tmp_path, device='cpu', watch=())
     again = load_cyclegan3d(next(tmp_path.glob('*.safetensors')))
     assert torch.equal(again.translate(b.x_mr), n.eval().translate(b.x_mr)) and again.config['block'] == [16, 32, 16]
+
+def test_unforced_leaves_out_lines_of_refused_batches():
+    good = [dict(adv=100., cyc=100.)]*8 + [dict(adv=1., cyc=.5)]*2
+    for bad in (None, float('nan'), float('inf')): assert unforced(good + [dict(adv=bad, cyc=1.)]) == 6.
+
+def test_a_file_without_its_nets_is_refused(tmp_path):
+    torch.manual_seed(0); n = CycleGAN3d(4, 4); save_cyclegan3d(n, tmp_path/'a.safetensors')
+    s = load_checkpoint(tmp_path/'a.safetensors'); s['method'] = {k: v for k, v in s['method'].items() if k.startswith('G_ct2mr')}
+    save_checkpoint(tmp_path/'b.safetensors', s)
+    with pytest.raises(XModSegError, match='a file of other nets'): load_cyclegan3d(tmp_path/'b.safetensors')
+    load_cyclegan3d(tmp_path/'a.safetensors')
+
+def test_segment_takes_bf16():
+    torch.manual_seed(0); n = CycleGAN3d(4, 4).eval(); x = torch.rand(1, 1, 16, 32, 16)*2 - 1
+    assert n.segment(x.bfloat16()).shape == x.shape
+
+def test_COLUMN_E6_a_scan_is_stretched_as_what_it_is():
+    n, seen = cyclegan3d('gc_signed', 'tiny'), []
+    class Spy(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.zeros(1))
+        def forward(self, x): seen.append(x[0, 0].numpy()); return x
+    n.G_mr2ct, n.G_ct2mr = Spy(), Spy()
+    v = Volume(np.random.default_rng(0).gamma(2, 100, (16, 32, 32)), np.eye(4))
+    n.translate(v); n.translate(v, to='mr')
+    assert np.allclose(seen[0], stretch(v, 'mr').data, atol=1e-6) and np.allclose(seen[1], stretch(v, 'ct').data, atol=1e-6) and np.abs(seen[0] - seen[1]).max() > .01

@@ -90,3 +90,26 @@ def test_digest_of_folders_and_headers(tmp_path):
     assert _digest(tmp_path/'x.mhd') == _digest(tmp_path/'z.mhd') != _digest(tmp_path/'y.mhd')
     (tmp_path/'x.raw').unlink(); (tmp_path/'y.raw').unlink()
     assert _digest(tmp_path/'x.mhd') != _digest(tmp_path/'y.mhd')                # nothing but headers is left
+
+def slice_of(path, z, n, pixel='1.5\\2', turn='1\\0\\0\\0\\1\\0'):
+    u, ct = lambda v: struct.pack('<H', v), '1.2.840.10008.5.1.4.1.1.2'
+    meta = element(2, 2, 'UI', ct) + element(2, 3, 'UI', f'1.2.3.{n}') + element(2, 16, 'UI', '1.2.840.10008.1.2.1')
+    body = [(8, 22, 'UI', ct), (8, 24, 'UI', f'1.2.3.{n}'), (8, 96, 'CS', 'CT'), (32, 13, 'UI', '1.9'), (32, 14, 'UI', '1.2.3'), (32, 19, 'IS', str(n)), (32, 50, 'DS', f'0\\0\\{z}'), (32, 55, 'DS', turn), (40, 2, 'US', u(1)), (40, 4, 'CS', 'MONOCHROME2'),
+        (40, 16, 'US', u(10)), (40, 17, 'US', u(10)), (40, 48, 'DS', pixel), (40, 256, 'US', u(16)), (40, 257, 'US', u(16)), (40, 258, 'US', u(15)), (40, 259, 'US', u(0)), (0x7fe0, 16, 'OW', np.full((10, 10), n, '<u2').tobytes())]
+    path.parent.mkdir(exist_ok=True); path.write_bytes(b'\0'*128 + b'DICM' + element(2, 0, 'UL', struct.pack('<I', len(meta))) + meta + b''.join(element(*e) for e in body))
+
+@pytest.mark.parametrize('unit,n', [('micron', 1e3), ('meter', 1e-3), ('mm', 1.), ('unknown', 1.)])
+def test_millimetres_whatever_the_header_counts_in(tmp_path, unit, n):
+    im = nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.diag([-2*n, -1.5*n, 3*n, 1])); im.header.set_xyzt_units(unit); nib.save(im, tmp_path/'a.nii.gz')
+    assert np.allclose(read_volume(tmp_path/'a.nii.gz').spacing, (2, 1.5, 3))
+
+@pytest.mark.parametrize('odd,words', [(dict(pixel='0.75\\1'), 'pixels of several sizes'), (dict(turn='0.995\\0.0998\\0\\-0.0998\\0.995\\0'), 'not parallel')])
+def test_91_a_slice_of_another_pixel_or_turn(tmp_path, odd, words):
+    for k in range(5): slice_of(tmp_path/'d'/f'{k}.dcm', 3*k, k + 1, **(odd if k == 3 else {}))
+    with pytest.raises(XModSegError, match=words): read_volume(tmp_path/'d')
+
+@pytest.mark.parametrize('odd', [dict(z=7.5), dict(turn='0.995\\0.0998\\0\\-0.0998\\0.995\\0')])
+def test_91_an_extra_slice_between_two_or_one_that_is_turned(tmp_path, odd):
+    for k in range(5): slice_of(tmp_path/'d'/f'{k}.dcm', 3*k, k + 1)
+    slice_of(tmp_path/'d'/'odd.dcm', **{'z': 15, 'n': 9, **odd})
+    with pytest.raises(XModSegError, match='spacing varies|not parallel'): read_volume(tmp_path/'d')

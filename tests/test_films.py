@@ -463,3 +463,9 @@ def test_real_films_are_read_and_none_is_a_negative(tmp_path):
     assert all(.05 < y.mean() < .75 for y in f.scored.y) and np.mean([x[y[0] > 0].mean() < x[y[0] == 0].mean() for x, y in zip(f.scored.x, f.scored.y)]) > .8
     worst = max(polarity(-x, np.mean(source.x, 0)) for x in f.films.x)
     assert worst < -.2                                                                              # and every negative would be noticed
+
+def test_39_a_film_saved_again_under_another_patient_is_named(tmp_path):
+    r = np.random.default_rng(0); a, c = (Image.fromarray(np.kron(r.integers(20, 230, (8, 8)), np.ones((12, 12))).astype(np.uint8)) for _ in 'ac')
+    a.save(tmp_path/'p1.png'); a.save(tmp_path/'q7.jpg', quality=90); c.save(tmp_path/'z3.png')
+    with pytest.warns(UserWarning, match='q7 looks like p1, but their patients are p1 and q7'): f = film_folder(tmp_path, 32)
+    assert f.films.patient == ['p1', 'q7', 'z3'] and len(f.said) == 1

@@ -8,6 +8,7 @@ from xmodseg.core import XModSegError
 from xmodseg.files import read_volume, write_volume
 from xmodseg.folders import Case, cases, check, film_cases, index_rows, read_film, read_picture, refuse_faults, shared_patients, splits
 from xmodseg.volume import Volume
+from xmodseg.folders import _image_faults
 
 A = np.diag([-3., -3, 3, 1])
 
@@ -273,3 +274,19 @@ def test_a_film_hangs_by_the_axes_it_has(tmp_path, shape, across, up):
 def test_a_film_along_the_ribs_is_not_upside_down(tmp_path):
     nib.save(nib.Nifti1Image(np.arange(12, dtype=np.float32).reshape(4, 1, 3), np.diag([-1., -1, 1, 1])), tmp_path/'c.nii')
     assert read_film(tmp_path/'c.nii').tolist() == [[2, 5, 8, 11], [1, 4, 7, 10], [0, 3, 6, 9]]
+
+@pytest.mark.parametrize('axes', ['RAS', 'LPS', 'SAR', 'IPL', 'SRA', 'PSR', 'ASL'])
+def test_30_a_film_hangs_alike_however_its_axes_are_stored(tmp_path, axes):
+    im = nib.Nifti1Image(np.arange(24, dtype=np.float32).reshape(4, 1, 6), np.diag([2., 2, 3, 1])); nib.save(im, tmp_path/'a.nii')
+    o = nib.orientations
+    nib.save(im.as_reoriented(o.ornt_transform(o.axcodes2ornt('RAS'), o.axcodes2ornt(tuple(axes)))), tmp_path/'b.nii')
+    assert np.array_equal(read_film(tmp_path/'b.nii'), read_film(tmp_path/'a.nii'))
+
+def test_check_opens_dicom_films(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 4000, (1, 40, 30)).astype(np.uint16)), str(tmp_path/'a.dcm'))
+    (tmp_path/'index.csv').write_text('image\na.dcm\n'); assert [r.verdict for r in check(tmp_path)] == ['pass']
+
+def test_92_luminance_and_spacing(tmp_path):
+    PIL.Image.new('RGB', (4, 3), (200, 100, 50)).save(tmp_path/'a.png')
+    assert np.allclose(read_picture(tmp_path/'a.png', colour='convert'), .299*200 + .587*100 + .114*50, atol=.01)
+    assert 'no usual one' in ' '.join(s for _, s in _image_faults(Volume(np.random.default_rng(0).normal(0, 300, (9, 9, 9)), np.diag([.01, 1, 1, 1])), False, None))

@@ -149,3 +149,9 @@ def test_29_5_monitor_translates_by_itself(capsys):
     with torch.no_grad(): m.translate = lambda x: -x
     monitor()(Bag(step=10, log=dict(D_h=.3), method=m, batch=batch(4)))
     assert 'step 10: inversion' in capsys.readouterr().out
+
+def test_no_such_domain():
+    x = torch.rand(1, 1, 16, 16)*2 - 1
+    for to in ('H', 'ct', ''):
+        with pytest.raises(XModSegError, match="no such domain.*'h' or 'l'"): CycleGAN(2, 0, 1).translate(x, to)
+    with pytest.raises(XModSegError, match="did you mean 'spacing'"): CycleGAN(2, 0, 1, slices=dict(spacin=1.))

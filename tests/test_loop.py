@@ -372,3 +372,30 @@ def test_two_runs_into_one_folder_are_refused_and_so_is_an_unwritable_one_before
 def test_same_seed_same_result_other_seed_another():
     ends = [weights((m := gan(), fit(m, Data(), 5, seed=s, **quiet))[0]) for s in (0, 0, 1)]
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+def test_a_layer_that_its_owner_froze_stays():
+    class Data:
+        fingerprint = 'a'
+        def __getitem__(self, k): v = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(k)); return Bag(x_h=2*v - 1, y_h=(v > .5).float())
+    torch.manual_seed(0); net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid()); net[0].requires_grad_(False)
+    before = [p.clone() for p in net.parameters()]
+    fit(Supervised(net, lr=1e-2), Data(), 3, watch=(), device='cpu')
+    assert [torch.equal(p, q) for p, q in zip(before, net.parameters())] == [True, True, False, False] and [p.requires_grad for p in net.parameters()] == [False, False, True, True]
+
+@pytest.mark.parametrize('how', [dict(accumulate=0), dict(log_every=0), dict(save_every=0)])
+def test_no_steps_between_checkpoints(how, tmp_path):
+    with pytest.raises(XModSegError, match='whole numbers from 1'): fit(Supervised(nn.Conv2d(1, 1, 1)), [Bag(x_h=torch.zeros(1, 1, 8, 8), y_h=torch.zeros(1, 1, 8, 8))], 1, tmp_path, watch=(), device='cpu', **how)
+
+def test_the_loop_uses_the_players_weight_decay():
+    class Decay(Method):
+        def __init__(self): super().__init__(); self.w = nn.Linear(1, 1, bias=False); nn.init.ones_(self.w.weight)
+        def paths(self, b): return Bag(v=self.w.weight.sum())
+        def players(self): return [Player('w', [self.w], lambda b, p: dict(z=0*p.v), lr=.25, weight_decay=.1)]
+    m = Decay(); fit(m, [Bag(x=torch.zeros(1))], 1, watch=(), device='cpu')
+    assert abs(float(m.w.weight) - .75) < 1e-5                             # Adam's first step is lr, towards 0
+
+def test_after_a_look_the_nets_are_back_at_work():
+    m, modes = Supervised(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Dropout(.1), nn.Sigmoid())), []
+    m.net.register_forward_hook(lambda *a: modes.append(m.net.training))
+    fit(m, [Bag(x_h=torch.zeros(1, 1, 8, 8), y_h=torch.zeros(1, 1, 8, 8))]*3, 3, log_every=1, device='cpu', watch=(lambda run: None,))
+    assert modes == [True]*3

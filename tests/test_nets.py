@@ -454,3 +454,9 @@ def test_23_5_answers_take_the_pieces_and_the_holes_of_true_masks():
 
 def test_23_5_fewer_votes_than_none_are_refused():
     with pytest.raises(XModSegError, match='fewer than none'): answered(steps, films(np.zeros((4, 4))), votes=-1)
+
+def test_answered_refuses_habits_of_other_organs():
+    x = np.full((32, 32), -1, np.float32); x[8:24, 4:12] = x[8:24, 20:28] = 1; lungs = (x > 0).astype(np.uint8); p = Slices([x], ['a'])
+    see = lambda v: (v > .5).float(); assert answered(see, p, Slices([x], ['t'], [lungs[None]]), votes=0).y[0].sum() == 256
+    for like in (Slices([x], ['t'], [lungs]), Slices([x], ['t'], [np.stack([lungs]*2)]), p):
+        with pytest.raises(XModSegError, match='habits of other organs'): answered(see, p, like, votes=0)

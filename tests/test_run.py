@@ -297,3 +297,6 @@ def test_what_cannot_be_written_is_named_and_the_old_file_stands(tmp_path, monke
     call = dict(scores=lambda: r.keep('M1', dict(a=2), 0.), metrics=lambda: r.write(n=2), folder=lambda: rows_of(tmp_path/'file'/'below'))[what]
     with pytest.raises(XModSegError, match='cannot be written.*choose another `out`'): call()
     assert r.done('M1')['scores'] == dict(a=1) and json.loads((tmp_path/'e'/'metrics.json').read_text())['n'] == 1 and not list(tmp_path.rglob('*.part'))
+
+def test_scores_of_numpy_are_kept(tmp_path):
+    r = Records(tmp_path, 0, 'tiny', lambda row: 1); r.keep('M1', dict(y=dict(dice=np.float32(.5))), 1.); assert r.done('M1')['scores'] == dict(y=dict(dice=.5))

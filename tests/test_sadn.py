@@ -367,3 +367,36 @@ def test_adapted_segmentor_ramp():
     t = S.terms(two, m.paths(two)); u, y = m.net(two.x_h), two.y_h
     assert_close(t['seg'], (1 - 2*(u*y).sum((1, 2, 3))/((u + y).sum((1, 2, 3)) + 1e-6)).mean()); assert_close(t['feat'], ((m.D(m.net.features(two.x_l)) - 1)**2).mean())
     p = m.paths(two); assert_close(m.players()[1].terms(two, p)['D'], ((m.D(p.f_h) - 1)**2).mean()/2 + (m.D(p.f_l)**2).mean()/2)
+
+def test_evaluate_takes_scans_of_two_sizes():
+    big = [disc(r, 64) for r in (14, 16, 18)]
+    h = Slices([2*v.astype(np.float32) - 1 for v in big], ['q']*3, [v.astype(np.uint8) for v in big], spacing=(2., 2.))
+    s = evaluate(Oracle(1, 1), pile((6, 8), truth=True), h, batch=2)
+    assert all(v == Bag(dice=1., hd=0., empty=0) for k, v in s.items() if k != 'x_lh') and s.x_lh.mae == 0
+
+def test_SADN_E3_batch_norm_trains_as_instance_norm_one_image_at_a_time():
+    one, run = build('M2').train(), build('M2', norm='batch').train(); run.load_state_dict(one.state_dict(), strict=False); b = batch()
+    with torch.no_grad(): p, q = draw_paths(one, b), draw_paths(run, b)
+    for k in ('x_lh', 'x_hh', 'x_hlh'): assert_close(p[k], q[k], atol=1e-5, rtol=1e-4)
+
+def test_evaluate_with_truth_and_without_masks_or_with_an_empty_one():
+    l, h = pile((6, 8), truth=True), pile((14, 16))
+    s = evaluate(Oracle(1, 1), Slices(l.x, l.patient, None, l.truth, l.spacing), h); assert s.x_lh.mae == 0 and 'edge_mae' not in s.x_lh
+    x = torch.rand(2, 1, 24, 24); m = disc(5, 24).astype(np.uint8); t = list(x[:, 0].numpy() - np.float32([[.1]]))
+    assert look_scores(x, t, [m, 0*m], (-400, 1100)).edge_mae == pytest.approx(75, rel=1e-3)
+
+def test_load_sadn_refuses_the_file_of_another_method(): 
+    from xmodseg.core import shipped
+    with pytest.raises(XModSegError, match='a file of another method'): load_sadn(shipped('tdgan'))
+
+def test_translate_refuses_a_look_it_does_not_know():
+    with pytest.raises(XModSegError, match='no such look'): build().translate(batch().x_l, 'cbct')
+
+def test_evaluate_takes_slices_from_all_of_the_longer_pile():
+    class First(Oracle):
+        def look(self, x, domain): return (x > 0).float()*((x > 0).sum((2, 3), keepdim=True) < 1200)   # blind to the largest disc
+    assert evaluate(First(1, 1), pile((6, 8)), pile((14, 15, 16, 17, 20))).y_h.dice == .5
+
+def test_look_scores_of_a_perfect_slice_leave_the_other_one_finite():
+    x = rand(2, 1, 24, 24); t = x[:, 0].numpy().copy(); t[1] -= .1
+    assert np.isfinite(look_scores(x, list(t), [disc(5, 24).astype(np.uint8)]*2, (-400, 1100)).psnr)

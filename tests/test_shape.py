@@ -156,3 +156,6 @@ def test_SHAPE_E1_stays_finite_and_in_float32():
     with torch.autocast('cpu', torch.bfloat16): low = dice_ce_loss(rand(1, 1, 128, 128).bfloat16(), rand(1, 1, 128, 128, seed=1) > .5)
     assert low.dtype == torch.float32
     with pytest.raises(XModSegError, match='one grid'): dice_ce_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 1))
+
+def test_TDGAN_E1_an_absent_organ_counts_as_one_pixel():
+    y = torch.zeros(1, 2, 10, 10); y[:, 0, :5] = 1; w = inverse_frequency(y); assert float(w[1]/w[0]) == pytest.approx(50)

@@ -13,6 +13,7 @@ from xmodseg.phantom import patient, render_ct, render_mr, vertebra_mask
 from xmodseg.spines import WORLDS3D, UnpairedVolumes, Volumes3d, around_column, augmented, ct_columns, mr_cohort, mr_pile, mr_scans, mr_slices, spine_cases, spine_cohort, spine_scan
 from xmodseg.unpaired import Slices, refuse_shared
 from xmodseg.volume import Volume
+from xmodseg.implicit import LEVELS
 
 COARSE = dict(shape=(22, 20, 64), spacing=(8., 8., 8.))
 
@@ -118,7 +119,7 @@ def test_a_pile_knows_its_patients_and_refuses_what_does_not_fit():
     assert isinstance(p, Slices) and len(p.of(['a'])) == 2 and p.of(['b']).y is not None and p.of('a').spacing == (2., 1., 1.) and p.unlabelled().truth is None and p.unlabelled().y is None
     assert p.fingerprint() != p.unlabelled().fingerprint() and p.fingerprint() == Volumes3d(p.x, p.patient, p.y, spacing=p.spacing).fingerprint()
     for bad in (dict(y=[np.zeros((2, 3, 5))]*3), dict(truth=[np.zeros((2, 3))]*3)): refuses('on one grid', lambda: Volumes3d(p.x, p.patient, **bad))
-    refuses('on one grid', lambda: Volumes3d([np.zeros((3, 4))], ['a'])); refuses('does not fit', lambda: Volumes3d(p.x, ['a'])); refuses('one answer per volume', lambda: p.where([True]))
+    refuses('on one grid', lambda: Volumes3d([np.zeros((3, 4))], ['a'])); refuses('does not fit', lambda: Volumes3d(p.x, ['a'])); refuses('one answer per slice', lambda: p.where([True]))
 
 # ---- copies
 
@@ -329,3 +330,52 @@ def test_real_lumbar_mr():
     for s in g.train_target[:2] + g.test_target[:1]:
         bodies = s.mask.data.mean()
         assert s.image.axes == 'RAS' and .03 < bodies < .35 and s.image.data[s.mask.data > 0].std() < s.image.data.std()*1.2
+
+def small_mr(seed=0): v = render_mr(patient(seed, (14, 22, 26), (8., 8., 8.), cobb=5.), 't1'); return v.with_data(np.rint(v.data))
+
+def small_bone(seed=0): y = vertebra_mask(patient(seed, (14, 22, 26), (8., 8., 8.), cobb=5.)); return y.with_data((y.data > 0)*1)
+
+def test_39_one_scan_under_two_names_is_refused(tmp_path):
+    for n in 'ab': write_volume(small_mr(), tmp_path/f'{n}.nii.gz'); write_volume(small_bone(), tmp_path/f'{n}_label.nii.gz')
+    (tmp_path/'index.csv').write_text('case,image,label,contrast,patient\na,a.nii.gz,a_label.nii.gz,T2,p0\nb,b.nii.gz,b_label.nii.gz,T1,p1\n')
+    with pytest.raises(XModSegError, match='one scan under two names: found a in train_source, b in test_target'): mr_cohort(tmp_path, 'T2', 'T1', 0, 1, 8.)
+
+def test_38_image_and_label_swapped(tmp_path):
+    write_volume(small_bone(), tmp_path/'imagesTr'/'a.nii.gz'); write_volume(small_mr(), tmp_path/'labelsTr'/'a.nii.gz')
+    with pytest.raises(XModSegError, match='are the two swapped'): mr_scans(tmp_path, spacing=8.)
+
+def test_11_a_volume_with_nan_is_refused_and_not_passed_over():
+    rng = np.random.default_rng(0); x = [rng.uniform(-1, 1, (8, 8, 8)).astype(np.float32) for _ in range(3)]; x[1][0, 0, 0] = np.nan
+    with pytest.raises(XModSegError, match='bad: voxels that are no numbers: found 1 NaN'): UnpairedVolumes(Volumes3d(x[:2], ['good', 'bad']), Volumes3d(x[2:], ['z']))
+
+@pytest.mark.parametrize('block', [(4, 4), (4, 4, 4, 4), (0, 4, 4)])
+def test_a_block_has_three_sides(block):
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8)).astype(np.float32)
+    with pytest.raises(XModSegError, match='a block has three sides'): UnpairedVolumes(Volumes3d([x], ['a']), Volumes3d([x], ['z']), block=block)
+
+def test_a_level_between_the_first_and_the_last_face_is_whole():
+    q = np.full((17, 74, 3), 18.); n = (10, 10, 10)
+    def kept(x): p = q.copy(); p[8, 0, 0] = x; return LEVELS[8] in spines._case(1, 0., dict(mr=np.zeros(n), ct=np.zeros(n), labels=np.zeros(n, np.uint8), affine=np.diag([4., 4, 4, 1]), points=p)).landmarks
+    assert [kept(x) for x in (-2.1, -1.9, 37.9, 38.1)] == [False, True, True, False]
+
+def test_a_ct_without_a_column_in_its_middle_is_refused():
+    d = np.full((60, 50, 20), -1000., np.float32); d[5:55, 5:45] = 40; d[6:11, 20:28] = 600
+    with pytest.raises(XModSegError, match='no column in the middle third'): around_column(Volume(d, np.diag([5., 5, 5, 1])))
+    half = render_ct(patient(4, (64, 46, 24), (6., 6., 8.), centre=(0., 0., 60.)), 4).crop((30, 0, 0), (64, 46, 24))
+    with pytest.raises(XModSegError, match='no column in the middle third'): around_column(half)
+
+def test_arms_beside_the_body_are_not_the_column():
+    ct = render_ct(patient(4, (64, 46, 24), (6., 6., 8.), centre=(0., 0., 60.)), 4)
+    arms = ct.data.copy(); arms[8:14, 16:30] = arms[50:56, 16:30] = 1500.
+    assert np.allclose(around_column(ct.with_data(arms)).affine, around_column(ct).affine)
+
+def test_no_scans_for_a_pile():
+    with pytest.raises(XModSegError, match='no scans'): mr_pile([])
+
+def test_several_sizes_whole_fit_no_pool():
+    x = [np.random.default_rng(0).uniform(-1, 1, s).astype(np.float32) for s in ((16, 32, 16), (16, 16, 32))]
+    with pytest.raises(XModSegError, match='several sizes'): UnpairedVolumes(Volumes3d(x, ['a', 'b']), Volumes3d(x[:1], ['z']))
+
+def test_one_spacing_for_all_axes(tmp_path):
+    write_volume(render_ct(patient(3, (40, 30, 12), (9., 9., 16.), centre=(0., 0., 60.)), 3), tmp_path/'imagesTr'/'q.nii.gz')
+    assert ct_columns(tmp_path, 9.).pile.spacing == (9., 9., 9.)

@@ -397,3 +397,17 @@ def test_distances_are_in_mm_of_the_pile():
 def test_doubt_in_bits():
     assert doubt(torch.full((2, 3, 4, 4), .5)) == pytest.approx(1.) and doubt(torch.tensor([[0., 1.]])) == pytest.approx(0., abs=1e-9)
     assert doubt(torch.tensor([[.25]])) == pytest.approx(2 - .75*np.log2(3)) == pytest.approx(doubt(torch.tensor([[.75]])))
+
+def test_identity_shows_each_generator_what_it_should_draw():
+    m = build('TD-GAN+idt'); t = generator_terms(m, b, m.paths(b))['idt']
+    assert_close(t, (m.G_drr2xr(b.x_l) - b.x_l).abs().mean() + (m.G_xr2drr(b.x_h) - b.x_h).abs().mean())
+
+def test_organ_scores_mean_distance_and_empty_answers():
+    y = np.zeros((1, 16, 16), np.uint8); y[0, 4:12, 4:12] = 1; s = Slices([np.zeros((16, 16), np.float32)]*2, list('ab'), [y]*2, spacing=(1., 1.))
+    p = torch.from_numpy(np.stack([np.roll(y, 2, 1), 0*y])).float(); o = organ_scores(lambda x: p, s, ('heart',)).heart
+    far = float(np.hypot(16, 16)); assert o.empty == .5 and o.hd95 == pytest.approx((2 + far)/2) and o.assd < o.hd95 - .2
+
+def test_a_film_s_masks_have_smooth_rims(tmp_path):
+    p = torch.zeros(1, 4, 32, 32); p[:, 0, 11:21, 11:21] = 1; p[:, 0, 11, 11] = 0
+    m = segment_film(SimpleNamespace(config=dict(films=dict(side=32, organs=['a', 'b', 'c', 'd'])), parameters=lambda: iter([p]), segment=lambda x: p), picture(tmp_path/'a.png', shaded(320, 320)))
+    assert not m.a[110:120, 120].all() and m.a[115, 129] and not m.a[111, 121]            # a cut corner is a slope, not a step

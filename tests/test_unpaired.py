@@ -384,3 +384,8 @@ def test_UNPAIRED_E7_refuses(what):
     refuses('no such curve', call=lambda: Varied(one(ROW), **what))
     refuses('curves do not fit', call=lambda: curved(torch.zeros(2, 1, 4, 4), torch.zeros(1, 4)))
     refuses('curves do not fit', call=lambda: curved(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1)))
+
+@pytest.mark.parametrize('n,shares', [(2, (.9, .1)), (3, (.9, .1)), (4, (.8, .1, .1)), (3, (.1, .1, .8)), (10, (.7, .3))])
+def test_UNPAIRED_E2_no_part_is_empty(n, shares):
+    parts = split_patients([f'p{k}' for k in range(n)], shares)
+    assert all(parts) and len(sum(parts, [])) == n == len(set(sum(parts, [])))

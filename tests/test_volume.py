@@ -224,3 +224,7 @@ def test_map_slices_spacing_in_the_plane_only(spacing):
 def test_import_stays_light():
     code = "import sys, xmodseg.volume, xmodseg.files, xmodseg.folders; print([m for m in ('SimpleITK', 'nibabel', 'scipy', 'skimage', 'matplotlib', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+def test_the_rim_of_a_fine_scan_is_answered_too():
+    v = Volume(np.full((4, 44, 44), 500.), np.diag([.5, .5, .5, 1]))
+    assert np.abs(map_slices(v, lambda x: x, spacing=3., min_size=4).data - 500).max() < 1

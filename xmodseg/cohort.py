@@ -239,7 +239,7 @@ def _hold_out(train, share, seed):
     "Some labelled patients for scoring; none when fewer than two are labelled."
     labelled = [c.patient for c in train if c.label is not None]
     if len(set(labelled)) < 2 or not share: return train, []
-    test = split_patients(labelled, (share, 1 - share), seed)[0] or sorted(set(labelled))[:1]
+    test = split_patients(labelled, (share, 1 - share), seed)[0]
     return [c for c in train if c.patient not in test], [c for c in train if c.patient in test and c.label is not None]
 
 # %% ../nbs/17_cohort.ipynb #92155ed4

@@ -122,7 +122,7 @@ class CycleGAN3d(Method):
         "Bone of an MR, read off its synthetic CT: 1 inside."
         if isinstance(x, Volume): return find_bone(self.translate(x), **how)
         grid = np.diag([*(self.config['spacing'] or (1., 1., 1.)), 1.])   # a tensor lies at the voxels of training, its first voxel at 0 mm
-        return torch.stack([torch.from_numpy(find_bone(Volume(v[0].cpu().numpy(), grid), **how).data)[None] for v in self.translate(x)]).float()
+        return torch.stack([torch.from_numpy(find_bone(Volume(v[0].float().cpu().numpy(), grid), **how).data)[None] for v in self.translate(x)]).float()
 
 # %% ../nbs/31_cyclegan3d.ipynb #b739a79a
 def cyclegan3d(
@@ -229,7 +229,7 @@ def unforced(
     log:list, # lines of a log, each a dict with adv and cyc, in the order of steps
 )->float: # lower is better
     "What the terms that rows share cost in the end: the rule that chooses between rows without a label (31.1)."
-    lines = [l for l in log if 'adv' in l and 'cyc' in l]
+    lines = [l for l in log if all(l.get(k) is not None and np.isfinite(l[k]) for k in ('adv', 'cyc'))]   # a refused batch is a line without its loss
     if not lines: raise XModSegError('a log without the terms that are compared', found=f'{len(log)} lines', needed='lines with adv and cyc', fix='train the row first')
     last = lines[-max(1, len(lines)//5):]
     return float(np.mean([l['adv'] + WEIGHTS['cyc']*l['cyc'] for l in last]))
@@ -252,5 +252,8 @@ def load_cyclegan3d(
     config, state = (s['config'], s['method']) if 'config' in s else (s['names']['config'], s['loop']['method'])
     if not {'d_base', 'polarity'} <= set(config): raise XModSegError('a file of another method', found=f'config of {", ".join(sorted(config))}', needed='one of save_cyclegan3d, or a run of this method', file=path)
     net = CycleGAN3d(**config)
-    net.load_state_dict({**net.state_dict(), **{k: v.float() for k,v in state.items() if k.startswith('G_')}})
+    G = {k: v.float() for k,v in state.items() if k.startswith('G_')}
+    if gone := [k for k,v in net.state_dict().items() if k.startswith('G_') and (k not in G or G[k].shape != v.shape)] or [k for k in G if k not in net.state_dict()]:
+        raise XModSegError('a file of other nets', found=f'{len(gone)} tensors that do not fit, the first {gone[0]}', needed='both generators of its own config', fix='save it again with save_cyclegan3d', file=path)
+    net.load_state_dict({**net.state_dict(), **G})
     return net.eval()

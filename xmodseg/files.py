@@ -92,7 +92,7 @@ def _read_nifti(path):
     shape = _refuse_shape(shape, path, len(dtype.names or '1'))
     if start < h.sizeof_hdr: raise XModSegError('the header is damaged', found=f'voxels from byte {start}', needed=f'{h.sizeof_hdr + 4} or later', fix='export it again', file=path)
     _refuse_cut(len(raw) - start, math.prod(shape)*dtype.itemsize, whole, path)
-    affine = _nifti_affine(h, path)
+    affine = np.diag([{1: 1e3, 3: 1e-3}.get(int(h['xyzt_units']) & 7, 1.)]*3 + [1.]) @ _nifti_affine(h, path)   # a header may count in metres or micrometres
     if dtype.kind in 'iu' and slope in ((None, None), (1., 0.)):
         return np.frombuffer(raw, dtype, math.prod(shape), start).reshape(shape, order='F'), affine
     return image.from_bytes(raw).get_fdata(dtype=np.float32).reshape(shape), affine
@@ -185,11 +185,11 @@ def _places(names):
         if (frames := math.prod(r.GetSize()[2:])) > 1: raise XModSegError('several frames in one file', found=f'{frames} frames', needed='a file for each slice', fix='export it as single-frame DICOM', file=n)
         if (channels := r.GetNumberOfComponents()) > 1: _refuse_shape(r.GetSize(), n, channels)
         if not r.HasMetaDataKey('0020|0032'): raise XModSegError('the slice does not say where it lies', found='no ImagePositionPatient', needed='a CT or MR slice', file=n)
-        places.append((r.GetOrigin(), np.reshape(r.GetDirection(), (3,3))))
+        places.append((r.GetOrigin(), np.reshape(r.GetDirection(), (3,3)), r.GetSpacing()[:2]))
     return tuple(map(np.array, zip(*places)))
 
 # %% ../nbs/15_files.ipynb #55ddb7e8
-def _stacked(origin, turn, names, folder):
+def _stacked(origin, turn, pixel, names, folder):
     "The files in the order of their places; refused unless parallel, equally far apart, straight above one another."
     refuse = lambda what, found, needed, fix='split the series': XModSegError(what, found=found, needed=needed, fix=fix, file=folder)
     along = (origin - origin[0]) @ turn[0][:,2]
@@ -198,6 +198,7 @@ def _stacked(origin, turn, names, folder):
     names, step = [names[i] for i in order], np.diff(along[order])
     usual, k = np.median(step), int(np.argmax(step))
     if np.abs(turn - turn[0]).max() > 1e-3: raise refuse('the slices are not parallel', found='several orientations', needed='one')
+    if np.abs(pixel/pixel[0] - 1).max() > 1e-3: raise refuse('pixels of several sizes', found=' and '.join(sorted({str(tuple(p)) for p in pixel.tolist()})) + ' mm', needed='one')
     if step.min() < 1e-3: raise refuse('two slices in the same place', found=names[int(np.argmin(step)) + 1].name, needed='one')
     if (aside > 0.01*np.abs(along) + 0.05).any(): raise refuse('the stack is sheared', found=f'{aside.max():.1f} mm aside', needed='a straight one', fix='correct the gantry tilt')
     if step[k] > 1.05*usual or step.min() < 0.95*usual:

@@ -189,9 +189,13 @@ def film_folder(
     for c in film_cases(folder, **columns):
         x, shape, cut, said = prepared_film(c.image, side, colour, borders, reference, inverted)
         found.append(Bag(case=c, x=x, said=[f'{c.name}: {s}' for s in said], y=None if c.label is None else _masks(c, shape, cut, side, organs)))
-    if said := [s for f in found for s in f.said]: warnings.warn(f'{folder}: {len(said)} remarks, e.g. {said[0]}', stacklevel=2)
+    if said := [s for f in found for s in f.said] + _twins(found): warnings.warn(f'{folder}: {len(said)} remarks, e.g. {said[0]}', stacklevel=2)
     masked = [f for f in found if f.y is not None]
     return Bag(films=_pile(found, False), scored=_pile(masked, True) if masked else None, said=said)
+def _twins(found): # one picture under two patients, saved again or not
+    x, case = np.stack([_fitted(f.x, (0, 0, 0, 0), 32).ravel() for f in found]), [f.case for f in found]
+    x -= x.mean(1, keepdims=True); x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-12
+    return [f'{case[j].name} looks like {case[i].name}, but their patients are {case[i].patient} and {case[j].patient}: if it is one film, give both one patient in an index.csv' for i, j in zip(*np.nonzero(np.triu(x @ x.T, 1) > .985)) if case[i].patient != case[j].patient]
 def _pile(found, labelled): return Slices([f.x for f in found], [f.case.patient for f in found], [f.y for f in found] if labelled else None)
 
 # %% ../nbs/28_films.ipynb #856cd3b5

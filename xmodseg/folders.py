@@ -180,8 +180,9 @@ def _nifti_film(path, colour, kind):
     _refuse_cut(len(raw), len(raw), whole, path)
     try: v = _nifti_image(raw).from_bytes(raw); a = np.squeeze(np.asarray(v.dataobj, np.float32))
     except Exception as e: raise XModSegError('not a whole NIfTI file', found=str(e), needed='one X-ray image', fix='download it again', file=path) from e
-    long = [i for i,n in enumerate(v.shape[:3]) if n > 1]
-    if a.ndim != 2 or len(long) != 2: return a
+    if a.ndim != 2 or len(long := [i for i,n in enumerate(v.shape[:3]) if n > 1]) != 2: return a
+    high = [np.arange(3) @ (u := np.abs(v.affine[:3, i]))/u.sum() for i in long]
+    if high[0] > high[1]: a, long = a.T, long[::-1]   # the axis that runs up comes second
     x, y = v.affine[:3, long].sum(0) > 0   # right goes to the left of the picture, up to its top
     return a.T[::-1 if y else 1, ::-1 if x else 1]
 
@@ -189,8 +190,7 @@ def _nifti_film(path, colour, kind):
 _films = {e: f for f, ends in ((lambda p, c, k: read_picture(p, k, c), '.png .jpg .jpeg .tif .tiff'), (_dicom_film, '.dcm .dicom'), (_nifti_film, '.nii .nii.gz')) for e in ends.split()}
 def film_ending(path:Path)->str: # a file or its name; '.png', '.dcm', '.nii.gz', ..., and '' when it is no film
     "How an X-ray's file name ends."
-    name = Path(path).name.lower()
-    return next((e for e in sorted(_films, key=len, reverse=True) if name.endswith(e)), '')
+    return next((e for e in sorted(_films, key=len, reverse=True) if Path(path).name.lower().endswith(e)), '')
 def read_film(
     path:Path, # PNG, JPEG, TIFF, DICOM, or NIfTI of one slice
     colour:str='refuse', # or 'convert': a picture's three channels to their luminance
@@ -253,7 +253,7 @@ def _label_faults(v, y, classes):
 def _open(path, kind='image'):
     "A volume, or a picture as a volume of one slice."
     if path.is_dir() or volume_ending(path): return read_volume(path, kind)
-    return Volume(read_picture(path, kind)[..., None], np.eye(4), kind, path.stem)
+    return Volume(read_film(path, kind=kind)[..., None], np.eye(4), kind, path.stem)
 def _case_faults(case, classes, hu, min_size):
     "Everything doubtful about one case; reading itself included."
     try:

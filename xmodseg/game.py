@@ -106,6 +106,7 @@ class CycleGAN(Method):
         slices:dict|None=None, # what the training slices were, where it differs from SLICES
     ):
         refuse_unknown(weights or {}, ('adv', 'cyc', 'D_l', 'D_h'))
+        refuse_unknown(slices or {}, SLICES)
         super().__init__({'cyc': 10., **(weights or {})}, dict(base=base, n_blocks=n_blocks, n_disc=n_disc, lr=lr, **{**SLICES, **(slices or {})}))
         self.G_l2h, self.G_h2l = ResnetGenerator(base, n_blocks), ResnetGenerator(base, n_blocks)
         self.D_l, self.D_h = PatchD(n_disc, base), PatchD(n_disc, base)
@@ -130,7 +131,8 @@ class CycleGAN(Method):
         to:str='h', # 'h' or 'l': the domain to arrive in
     )->Tensor|Volume: # as `x`
         "An image or a scan in the other domain's look."
-        G = self.G_l2h if to == 'h' else self.G_h2l
+        G = dict(h=self.G_l2h, l=self.G_h2l).get(to)
+        if G is None: raise XModSegError('no such domain', found=f'to={to!r}', needed="'h' or 'l'")
         return self.on_volume(G, x, 'image') if isinstance(x, Volume) else self.tiled(G)(x)
 
 # %% ../nbs/29_game.ipynb #f270f9fd

@@ -35,7 +35,7 @@ class Player:
 def _turn(game, player):
     "Let gradients reach the weights of one player only; they still pass through everybody else's nets."
     for p in game.parameters(): p.requires_grad_(False)
-    for p in player.params(): p.requires_grad_(True)
+    for p in player.params(): p.requires_grad_(not getattr(p, 'stays', False))
 
 # %% ../nbs/09_loop.ipynb #0919f8f0
 def moves(
@@ -62,17 +62,17 @@ def put_back(
 ):
     "Inside, `requires_grad` may change; afterwards every flag is as it was found."
     found = [(p, p.requires_grad) for p in game.parameters()]
+    for p, flag in found: p.stays = not flag   # what its owner has frozen, no turn opens
     try: yield
     finally:
-        for p, flag in found: p.requires_grad_(flag)
+        for p, flag in found: p.requires_grad_(flag); del p.stays
 
 # %% ../nbs/09_loop.ipynb #913a6bfd
 def _to_work(game, players):
     "Training mode, except for nets that nobody moves."
     moved = {id(p) for q in players for p in q.params()}
     for m in game.train().modules():
-        own = {id(p) for p in m.parameters()}
-        if own and not moved & own: m.eval()
+        if (own := {id(p) for p in m.parameters()}) and not moved & own: m.eval()
 
 # %% ../nbs/09_loop.ipynb #a54ca098
 def linear_decay(
@@ -220,8 +220,7 @@ def _begin(loop, run, data, steps):
 # %% ../nbs/09_loop.ipynb #a327bd17
 def _batches(data, start, steps, workers):
     "(step, data[step]) from start on; the loader draws its own seed from a generator of its own, not from ours."
-    load = torch.utils.data.DataLoader(data, sampler=range(start, steps), batch_size=None, num_workers=workers, generator=torch.Generator())
-    return enumerate(load, start)
+    return enumerate(torch.utils.data.DataLoader(data, sampler=range(start, steps), batch_size=None, num_workers=workers, generator=torch.Generator()), start)
 
 # %% ../nbs/09_loop.ipynb #da0f66b7
 def _excuse(bad, b, k, misses, patience):
@@ -293,6 +292,7 @@ def fit(
     patience:int=3, # non-finite batches in a row before the run stops
 )->Bag: # step, seconds of this start, log (list of dicts)
     "Train any `Method`: the one loop of the house."
+    if bad := {k: v for k, v in dict(accumulate=accumulate, save_every=save_every, log_every=log_every, patience=patience).items() if not (isinstance(v, int) and v > 0)}: raise XModSegError('not a number of steps or pieces', found=', '.join(f'{k}={v}' for k, v in bad.items()), needed='whole numbers from 1')
     loop = Loop(method, precision, accumulate, device, schedule, seed)
     main = loop.acc.is_main_process
     with Run(out, resume) if main and out is not None else nullcontext() as run, _ending(method), stoppable() as asked:

@@ -283,7 +283,7 @@ class Records:
     def keep(self, row:str, scores:dict, seconds:float, **more): # row: its name; scores: output -> metric -> number; seconds: that it took; more: what else there is to say
         "Write the record of a finished row, whole or not at all (04.2)."
         (self.out/row).mkdir(exist_ok=True)
-        _write_text(self.out/row/'scores.json', json.dumps(dict(row=row, **self.settings, steps=self.steps(row), minutes=seconds/60, scores=scores, **more), indent=1))
+        _write_text(self.out/row/'scores.json', json.dumps(dict(row=row, **self.settings, steps=self.steps(row), minutes=seconds/60, scores=scores, **more), indent=1, default=float))
         self._mine.add(row)
     def done(self, row:str)->dict|None: # its name -> its record: row, the settings, steps, minutes, scores and what else was kept
         "The record of a finished row, or None; a record of other settings is refused."

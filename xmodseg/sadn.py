@@ -11,7 +11,7 @@ from .core import Bag, XModSegError, pick_size, refuse_unknown, shipped
 from .metrics import dice, surface_distances, translation_scores
 from .run import load_checkpoint, save_checkpoint
 from .volume import Volume, unwindow
-from .unpaired import Slices
+from .unpaired import Slices, padded
 from .discriminators import PatchD
 from .generators import ArtifactEncoder, ContentEncoder, Decoder
 from .segmentors import UNet
@@ -35,7 +35,8 @@ def draw_paths(
     c = torch.cat([p.c_l, p.c_h])
     p.x_ll, p.x_hl = net.G_l(c, [torch.cat([a, a]) for a in p.a]).chunk(2)
     if net.has('sc'): p.m_l, p.m_h = (m := net.G_s(c)).chunk(2)
-    p.x_lh, p.x_hh = (net.G_h(c, m) if net.has('spade') else net.G_h(c)).chunk(2)
+    if net.has('spade') and net.config.get('norm') == 'batch': p.x_lh, p.x_hh = net.G_h(p.c_l, p.m_l), net.G_h(p.c_h, p.m_h)   # it must not mix the domains
+    else: p.x_lh, p.x_hh = (net.G_h(c, m) if net.has('spade') else net.G_h(c)).chunk(2)
     p.x_hlh = net.clean(net.E_l(p.x_hl))
     return p
 
@@ -46,12 +47,13 @@ def draw_masks(
     b:Bag, # the batch
     p:Bag, # paths, to which the masks are added
     names:tuple=_MASKS, # which masks
-):
+)->Bag: # `p`
     "Segment images: S_l those that look like l, S_h those that look like h (SADN.E4, SADN.E5)."
     x = {'y_l': b.x_l, 'y_h': b.x_h, **{n: p['x' + n[1:]] for n in ('y_ll', 'y_hl', 'y_hh', 'y_lh')}}
     for d in 'lh':
         mine = [n for n in names if n.endswith(d)]
         if mine: p.update(zip(mine, net.look(torch.cat([x[n] for n in mine]), d).chunk(len(mine))))
+    return p
 def _needed(net):
     "Masks that a term of this row reads."
     return [n for n in _MASKS if n in ('y_hl', 'y_h', 'y_hh') or net.has('strans') or net.has('srec') and n != 'y_lh']
@@ -159,11 +161,11 @@ class SADN(Method):
         return self.G_s(getattr(self, f'E_{domain}')(x)) if self.row == 'M5-noS' else getattr(self, f'S_{domain}')(x)
     def paths(self, b):
         p = draw_paths(self, b)
-        if self.has('sx'): draw_masks(self, b, p, _needed(self))
-        return p
+        return draw_masks(self, b, p, _needed(self)) if self.has('sx') else p
     def players(self): return _players(self)
     def translate(self, x:Tensor|Volume, to:str='h')->Tensor|Volume: # x: (B,1,H,W) in [-1,1] or scan of domain l; to: 'h' gives x_lh, 'l' x_ll
         "An image or Volume of domain l without its artifact (SADN.E3), or with it (SADN.E2)."
+        if to not in ('h', 'l'): raise XModSegError('no such look', found=to, needed="'h' or 'l'")
         return _anywhere(self, x, 'image', lambda s: self.G_l(self.E_l(s), self.E_a(s)) if to == 'l' else self.clean(self.E_l(s)))
     def segment(self, x:Tensor|Volume, output:str='y_lh')->Tensor|Volume: # x: as for `translate`; output: 'm_l', 'y_l' or 'y_lh', the paper's best
         "Mask of domain l: a probability for a tensor, 0 and 1 for a Volume (SADN.E4, SADN.E5)."
@@ -187,8 +189,7 @@ def outputs(
 )->Bag: # images x_ij, and every mask of Table 1 that the row has
     "All that Table 1 scores: m_l, y_l, y_ll, y_lh, m_h, y_h, y_hh, y_hl (SADN.E4, SADN.E5)."
     p = draw_paths(net, b)
-    if net.has('sx'): draw_masks(net, b, p)
-    return p
+    return draw_masks(net, b, p) if net.has('sx') else p
 
 # %% ../nbs/30_sadn.ipynb #f91842e7
 def _stack(images): return torch.from_numpy(np.stack(images).astype(np.float32))[:,None]
@@ -206,13 +207,13 @@ def mask_scores(
 def look_scores(
     x:Tensor, # (N,1,H,W) in [-1,1]
     truth:list, # N clean images (H,W) in [-1,1]
-    masks:list, # N bone masks, whose edges matter most
+    masks:list|None, # N bone masks, whose edges matter most; None, and empty masks: no edge_mae
     hu:tuple, # the window of [-1,1]
 )->Bag: # mae (HU), psnr, ssim, ncc, edge_mae (HU), means over slices
     "A translation against the hidden truth."
     back = lambda v: unwindow(np.asarray(v, dtype=np.float32), *hu)
-    rows = [translation_scores(back(a[0]), back(t), m > 0, range=hu) for a, t, m in zip(x.float().cpu(), truth, masks)]
-    return Bag({k: float(np.mean([r[k] for r in rows if np.isfinite(r[k])])) for k in rows[0]})
+    rows = [translation_scores(back(a[0]), back(t), m > 0 if m is not None and 0 < (m > 0).mean() < 1 else None, range=hu) for a, t, m in zip(x.float().cpu(), truth, masks or [None]*len(truth))]
+    return Bag({k: float(np.mean([r[k] for r in rows if k in r and np.isfinite(r[k])])) for k in dict.fromkeys(k for r in rows for k in r)})
 
 # %% ../nbs/30_sadn.ipynb #5f15c26e
 @torch.no_grad()
@@ -230,10 +231,11 @@ def evaluate(
         p = outputs(net, Bag(x_l=x[:, :1], x_h=x[:, 1:]).to(device))
         last.update({k: p[k].cpu() for k in ('m_l', 'y_l', 'y_ll', 'y_lh', 'm_h', 'y_h', 'y_hh', 'y_hl', 'x_lh') if k in p})
         return torch.cat([*last.values()], 1)
-    both = torch.cat([_stack(s.x) for s in content.values()], 1).split(batch)
+    both = torch.cat(_stack(padded(Slices([x for s in content.values() for x in s.x], ['']*2*len(content['l'])), 1).x).chunk(2), 1).split(batch)   # scans of two scanners differ in size
     parts = dict(zip(last, torch.cat([net.tiled(ask, tile)(x) for x in both]).split(1, 1)))
-    scores = Bag({k: mask_scores(v, s.y, s.spacing) for k,v in parts.items() if k[0] != 'x' and (s := content[k[2]]).y is not None})
-    if (s := content['l']).truth is not None: scores.x_lh = look_scores(parts['x_lh'], s.truth, s.y, net.config['hu'])
+    own = lambda v, x: v[..., :x.shape[0], :x.shape[1]]
+    scores = Bag({k: mask_scores(own(v, s.x[0]), s.y, s.spacing) for k,v in parts.items() if k[0] != 'x' and (s := content[k[2]]).y is not None})
+    if (s := content['l']).truth is not None: scores.x_lh = look_scores(own(parts['x_lh'], s.x[0]), s.truth, s.y, net.config['hu'])
     return scores
 
 # %% ../nbs/30_sadn.ipynb #c1b04aaf
@@ -245,8 +247,7 @@ def segmentor_scores(
     batch:int=8, device='cpu', # batch: slices at a time; device: where they work
 )->Bag: # dice, hd, empty
     "A plain segmentor on plain or translated images (Table 2, Table 3)."
-    run = lambda x: segment(x if through is None else through(x)).cpu()
-    return mask_scores(torch.cat([run(_stack(s.x[i:i+batch]).to(device)) for i in range(0, len(s), batch)]), s.y, s.spacing)
+    return mask_scores(torch.cat([segment(x if through is None else through(x)).cpu() for x in _stack(s.x).to(device).split(batch)]), s.y, s.spacing)
 
 # %% ../nbs/30_sadn.ipynb #136a71c3
 class FeatureCritic(torch.nn.Module):
@@ -285,8 +286,7 @@ def save_sadn(
     half:bool=True, # 16-bit weights: half the size, the same masks
 ):
     "The nets that inference needs, and how they were built, as one small file."
-    state = {k: v.half() if half and v.is_floating_point() else v for k,v in net.state_dict().items() if not k.startswith('D_')}
-    save_checkpoint(path, dict(config=net.config, method=state))
+    save_checkpoint(path, dict(config=net.config, method={k: v.half() if half and v.is_floating_point() else v for k,v in net.state_dict().items() if not k.startswith('D_')}))
 
 def load_sadn(
     path=None, # a file of `save_sadn` or a checkpoint of a run; None: the small net that ships with the package (phantoms, sagittal, 2 mm)
@@ -294,6 +294,7 @@ def load_sadn(
     "A trained network from a file."
     s = load_checkpoint(path or shipped('sadn'))
     config, state = (s['config'], s['method']) if 'config' in s else (s['names']['config'], s['loop']['method'])
+    if not {'row', 'unet', 'sign'} <= set(config): raise XModSegError('a file of another method', found=f'config of {", ".join(sorted(config)) or "nothing"}', needed='one of save_sadn, or a run of this method', file=path)
     net = SADN(**{k: v for k,v in config.items() if k != 'divisor'})
     net.load_state_dict({**net.state_dict(), **{k: v.float() for k,v in state.items()}})
     return net.eval()

@@ -166,6 +166,7 @@ def answered(
     views = [x, *(curved(x, random_curves(len(x), generator=g).sort(1).values) for _ in range(votes))]
     mean = sum(torch.cat([segment(b.to(device)).float().cpu() for b in v.split(batch)]) for v in views)/(1 + votes)
     masks = (mean > .5).numpy()
+    if like and (like.y is None or like.y[0].shape[:-2] != masks.shape[1:2]): raise XModSegError('habits of other organs', found='no masks' if like.y is None else f'masks {like.y[0].shape}', needed=f'masks ({masks.shape[1]},H,W)', fix='pass a pile with the organs of the net')
     if like:
         habits = _habits(like.y)
         masks = [np.stack([_tidied(m, *h) for m, h in zip(ms, habits)]) for ms in masks]

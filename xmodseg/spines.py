@@ -16,7 +16,7 @@ from .implicit import LEVELS, draw_params, spine
 from .unpaired import Slices, cut, join, padded, refuse_shared, split_patients
 from .cohort import _keep, _load, all_of
 from .files import read_volume
-from .folders import cases, check, refuse_faults
+from .folders import _image_faults, cases, check, refuse_faults, shared_patients
 from .column import PERCENT, _monai, bent, intensity_range, landmarks, render_echo, stretch, turned
 
 # %% auto #0
@@ -74,7 +74,7 @@ def _make_case(job):
 def _case(seed, cobb, m):
     "Kept arrays as volumes, with the levels that lie whole in the view."
     v = {k: Volume(m[k], m['affine'], 'label' if k == 'labels' else 'image', f'spine{seed:05d}') for k in ('mr', 'ct', 'labels')}
-    lo, hi = m['affine'][:3, 3], (m['affine'] @ [*m['ct'].shape, 1])[:3]
+    lo, hi = ((m['affine'] @ [*e, 1])[:3] for e in ([-.5]*3, np.array(m['ct'].shape) - .5))   # from face to face, not from centre to centre
     whole = {n: p for n, p in zip(LEVELS, m['points']) if (p > lo).all() and (p < hi).all()}
     return Bag(v, patient=f'spine{seed:05d}', cobb=cobb, landmarks=whole, vertebrae=[u for u in spine(draw_params(seed, cobb=cobb)) if u.name in whole])
 
@@ -108,18 +108,11 @@ class Volumes3d(Slices):
         for i, p in enumerate(self.patient):
             shapes = [v[i].shape for v in (self.x, self.y, self.truth) if v is not None]
             if len(set(shapes)) > 1 or len(shapes[0]) != 3: raise XModSegError('image, labels and truth are volumes on one grid', found=shapes, needed='(X,Y,Z), the same', file=p)
-    def where(self,
-        keep, # bool per volume
-    )->Volumes3d: # the kept volumes
-        "Some of the volumes."
-        if len(keep := list(keep)) != len(self): raise XModSegError('one answer per volume', found=len(keep), needed=len(self))
-        return Volumes3d(*[None if v is None else [a for a, k in zip(v, keep) if k] for v in (self.x, self.patient, self.y, self.truth)], self.spacing)
 
 def _pile(cases, image, truth):
     "Volumes of one domain; the other scan of the same person is hidden truth."
-    bones = lambda v: np.where((v.data >= 1) & (v.data <= 17), v.data, 0).astype(np.uint8)
     of = lambda k: [stretch(c[k], k).data for c in cases]
-    return Volumes3d(of(image), [c.patient for c in cases], [bones(c.labels) for c in cases], of(truth), cases[0][image].spacing)
+    return Volumes3d(of(image), [c.patient for c in cases], [np.where((1 <= c.labels.data) & (c.labels.data <= 17), c.labels.data, 0).astype(np.uint8) for c in cases], of(truth), cases[0][image].spacing)
 
 # %% ../nbs/19_spines.ipynb #d799867b
 def spine_cohort(
@@ -130,8 +123,7 @@ def spine_cohort(
 )->Bag: # train_mr, train_ct: Volumes3d with hidden truth; test: list as `spine_cases` gives it, straight to 70 degrees; world
     "People seen in MR, people seen in CT, and people who are scored (SPINES.E2)."
     if fold < 0: raise XModSegError('no such fold', found=fold, needed='0 or more')
-    w, start = WORLDS3D[pick_size(size)], 10_000*fold
-    n, last = w['train'], w['test'] - 1
+    n, last, start = (w := WORLDS3D[pick_size(size)])['train'], w['test'] - 1, 10_000*fold
     mr, ct = [spine_cases([(start + at + i, 70*(i + .5)/n) for i in range(n)], kind, w, **where) for at in (5000, 6000)]
     test = spine_cases([(start + 7000 + i, 70*i/last) for i in range(last + 1)], kind, w, **where)
     c = Bag(train_mr=_pile(mr, 'mr', 'ct'), train_ct=_pile(ct, 'ct', 'mr'))
@@ -142,9 +134,8 @@ def spine_cohort(
 def _copies(x, spacing, modality, copies, rng):
     "A volume and its copies: turned, noisy, bent on 3 and on 5 control points; each stretched again."
     t, coarse = _monai(), round(copies[2]*2/3)
-    turn = lambda axis: turned(x, spacing, axis/np.linalg.norm(axis)*np.radians(rng.normal(0, 10)))
     noise = t.RandGaussianNoise(prob=1, std=.01, sample_std=False).set_random_state(int(rng.integers(2**31)))
-    made = [turn(rng.standard_normal(3)) for _ in range(copies[0])] + [np.asarray(noise(torch.from_numpy(x))) for _ in range(copies[1])]
+    made = [turned(x, spacing, (axis := rng.standard_normal(3))/np.linalg.norm(axis)*np.radians(rng.normal(0, 10))) for _ in range(copies[0])] + [np.asarray(noise(torch.from_numpy(x))) for _ in range(copies[1])]
     made += [bent(x, spacing, rng.normal(0, 4., (3, k, k, k))) for k in [3]*coarse + [5]*(copies[2] - coarse)]
     again = t.ScaleIntensityRangePercentiles(*PERCENT[modality], -1., 1., clip=True)
     return np.stack([x, *[np.asarray(again(v)) for v in made]]).astype(np.float16)
@@ -174,8 +165,8 @@ def augmented(
     "Every volume and its copies, made once and read when a step asks (SPINES.E3)."
     if modality not in PERCENT: raise XModSegError('no such modality', found=modality, needed="'mr' or 'ct'")
     _monai()
-    name = lambda x, p: _kept_as(cache, 'npy', hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(), p, list(map(float, pile.spacing)), modality, list(copies), seed, version('monai'))
-    jobs = [(x, pile.spacing, modality, tuple(copies), seed, p, name(x, p)) for x, p in zip(pile.x, pile.patient)]
+    jobs = [(x, pile.spacing, modality, tuple(copies), seed, p, _kept_as(cache, 'npy', hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(), p, list(map(float, pile.spacing)), modality, list(copies), seed, version('monai')))
+        for x, p in zip(pile.x, pile.patient)]
     all_of([j for j in jobs if _mapped(j[-1]) is None], _make_copies, workers)
     kept = [(j[-2], _mapped(j[-1])) for j in jobs]
     return Volumes3d([v for _, m in kept for v in m], [p for p, m in kept for _ in m], spacing=pile.spacing)
@@ -184,9 +175,11 @@ def augmented(
 def _refuse_unfit(name, pile, block, batch):
     "What a pile of volumes must satisfy before a block is cut from it."
     if not len(pile): raise XModSegError(f'pile {name!r} is empty', found='0 volumes', needed='one or more')
+    if block and (len(block) != 3 or min(block) < 1): raise XModSegError('a block has three sides', found=tuple(block), needed='three whole numbers, 1 or more')
     for x, p in zip(pile.x, pile.patient):
+        if not np.isfinite(x).all(): raise XModSegError('voxels that are no numbers', found=f'{np.count_nonzero(~np.isfinite(x)):,} NaN or Inf', needed='finite voxels', fix='leave the scan out, or read it with nonfinite=...', file=p)
         if block and any(b > n for b, n in zip(block, x.shape)): raise XModSegError('the block is larger than the volume', found=x.shape, needed=f'{tuple(block)} or more', fix='pass a smaller block, or pad_to', file=p)
-    if not block and batch > 1 and len({x.shape for x in pile.x}) > 1: raise XModSegError('volumes of several sizes in one batch', found=f'{len({x.shape for x in pile.x})} sizes', needed='one', fix='pass block=... or batch=1')
+    if not block and len({x.shape for x in pile.x}) > 1: raise XModSegError('volumes of several sizes, whole', found=f'{len({x.shape for x in pile.x})} sizes', needed='one: neither a batch nor a pool of past fakes holds several', fix='pass block=...')
 
 class UnpairedVolumes:
     "Batches x_mr, x_ct from two piles of volumes; `data[step]` depends on the step alone (SPINES.E4)."
@@ -232,9 +225,9 @@ def mr_scans(
         if c.label is None and marked: raise XModSegError('a scan without a mask', found='no label', needed='a mask of the vertebrae', file=c.image)
         v, y = read_volume(c.image).to_ras(), c.label and read_volume(c.label, kind='label')
         if y and (d := grid_difference(v.grid, y.to_ras().grid)): raise XModSegError('label on another grid', found=d, needed='the grid of its scan', fix='resample with label.like(image)', file=c.label)
+        if says := [s for verdict, s in _image_faults(v, False, None) if verdict == 'fail']: raise XModSegError(says[0], found=f'values from {v.data.min():g} to {v.data.max():g}', needed='an MR', fix='look at the columns image and label', file=c.image)
         image = stretch(v.resample(spacing), 'mr')
-        levels = y and y.like(image)
-        if y and not levels.data.any(): warnings.warn(f'{c.label}: empty label: nothing is marked', stacklevel=3)
+        if (levels := y and y.like(image)) and not levels.data.any(): warnings.warn(f'{c.label}: empty label: nothing is marked', stacklevel=3)
         return Bag(patient=c.patient, name=c.name, image=image, mask=levels and levels.with_data(levels.data > 0, 'label'), levels=levels, file=c.image, label=c.label)
     return [scan(c) for c in cases(folder, **({'contrast': contrast} if contrast else {}))]
 
@@ -254,6 +247,9 @@ def mr_cohort(
     known, out = {x.patient for x in t}, split_patients([x.patient for x in t], (1,)*folds, seed)[fold]
     c = Bag(train_source=[x for x in s if x.patient not in known], train_target=[x for x in t if x.patient not in out], test_target=[x for x in t if x.patient in out])
     refuse_shared(**{k: [x.patient for x in v] for k, v in c.items()})
+    files = {k: [Bag(patient=x.patient, image=x.file, name=x.name) for x in v] for k, v in c.items()}
+    for a, b in (('train_source', 'train_target'), ('train_source', 'test_target'), ('train_target', 'test_target')):
+        if twice := shared_patients(files[a], files[b]): raise XModSegError('one scan under two names', found=', '.join(f'{p.name} in {a}, {q.name} in {b}' for p, q in twice[:5]), needed='different scans', fix='take one of them out', file=folder)
     if not c.train_source: raise XModSegError(f'nobody has {source} alone', found=f'all {len({x.patient for x in s})} patients have {target}', needed=f'patients seen in {source} only', fix=f'take the {target} rows of some out of index.csv', file=folder)
     return c
 
@@ -270,6 +266,7 @@ def mr_pile(
     scans:list, # as `mr_scans` gives them
 )->Volumes3d: # volumes, each of its own size; with masks where all scans have one
     "Scans as volumes for a net in space: blocks of few voxels along x are slabs."
+    if not scans: raise XModSegError('no scans for a pile', found='an empty list', needed='one scan or more', fix='check contrast and fold')
     return Volumes3d([s.image.data for s in scans], [s.patient for s in scans], [(s.mask.data > 0).astype(np.uint8) for s in scans] if all(s.mask for s in scans) else None, spacing=scans[0].image.spacing)
 
 # %% ../nbs/19_spines.ipynb #43a075fa
@@ -284,9 +281,11 @@ def around_column(
     body = np.flatnonzero((v.data > -300).any((1, 2)))
     dense = gaussian_filter((v.data > hu).mean(2), [10/s for s in v.spacing[:2]])
     if not dense.any(): raise XModSegError('a CT without bone', found=f'at most {v.data.max():.0f} HU', needed=f'more than {hu:g} HU', fix='check that the values are HU', file=ct.name or None)
-    third = (body[-1] - body[0])//3
-    dense[:body[0] + third] = dense[body[-1] - third + 1:] = 0
-    box = [(max(round(a - r/s), 0), min(round(a + r/s) + 1, m)) for a, r, s, m in zip(np.unravel_index(dense.argmax(), dense.shape), reach, v.spacing, n)]
+    first, last = body[0] + (third := (body[-1] - body[0])//3), body[-1] - third
+    dense[:first] = dense[last + 1:] = 0
+    at = np.unravel_index(dense.argmax(), dense.shape)
+    if not first < at[0] < last: raise XModSegError('no column in the middle third of the body', found=f'most bone at {at[0]*v.spacing[0]:.0f} of {n[0]*v.spacing[0]:.0f} mm from side to side', needed='a CT in which the body lies from side to side', fix='crop it to the column yourself', file=ct.name or None)
+    box = [(max(round(a - r/s), 0), min(round(a + r/s) + 1, m)) for a, r, s, m in zip(at, reach, v.spacing, n)]
     return v.crop([a for a, _ in box] + [0], [b for _, b in box] + [n[2]])
 
 def ct_columns(
@@ -296,4 +295,4 @@ def ct_columns(
     "Real CT around the column, brought to one spacing and one scale."
     refuse_faults(check(folder, hu=True))
     found = [(c.patient, around_column(read_volume(c.image)).resample(spacing)) for c in cases(folder)]
-    return Bag(pile=Volumes3d([stretch(v, 'ct').data for _, v in found], [p for p, _ in found], spacing=tuple(spacing)), hu=tuple(np.median([intensity_range(v, 'ct') for _, v in found], 0).tolist()))
+    return Bag(pile=Volumes3d([stretch(v, 'ct').data for _, v in found], [p for p, _ in found], spacing=tuple(np.broadcast_to(spacing, 3).tolist())), hu=tuple(np.median([intensity_range(v, 'ct') for _, v in found], 0).tolist()))

@@ -164,7 +164,7 @@ class TDGAN(Method):
         return x if self.row == 'Vanilla' else (self.G_drr2xr if to == 'xr' else self.G_mean if self.has('mean') else self.G_xr2drr)(x)
     @torch.no_grad()
     def segment(self, x:Tensor|str|Path, **how)->Tensor|Bag: # x: (B,1,H,W) X-ray in [-1,1], or a file; how: for a file, as in `segment_film`
-        "U's maps of the translated X-ray, U(G_2(x)), (B,K,H,W) in (0,1); of a file, a mask per organ on its own grid."
+        "U's maps of the translated X-ray, U(G_2(x)), (B,K,H,W) in (0,1); of a file, a mask per organ on its own pixels."
         return self.U.maps(self.translate(x)) if isinstance(x, Tensor) else segment_film(self, x, **how)
 
 # %% ../nbs/34_tdgan.ipynb #7bd23eed
@@ -264,7 +264,7 @@ def segment_film(
     path:str|Path, # PNG, JPEG, TIFF, DICOM or NIfTI
     colour:str='refuse', # or 'convert': three channels to one
     inverted:str='refuse', # a film that looks like a negative: 'refuse', 'fix' or 'keep'
-)->Bag: # organ -> (H,W) uint8 mask on the file's own grid
+)->Bag: # organ -> (H,W) uint8 mask on the film's own pixels, hung as `read_film` hangs it: a NIfTI array is turned
     "From one X-ray file to its masks."
     f = _films_of(net)
     x, (h, w), (t, b, l, r), _ = prepared_film(path, f.side, colour, 'cut', f.reference, inverted)

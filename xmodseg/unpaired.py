@@ -47,7 +47,7 @@ class Slices:
         "Some of the slices."
         if len(keep := list(keep)) != len(self): raise XModSegError('one answer per slice', found=len(keep), needed=len(self))
         pick = lambda v: None if v is None else [a for a, k in zip(v, keep) if k]
-        return Slices(pick(self.x), pick(self.patient), pick(self.y), pick(self.truth), self.spacing)
+        return type(self)(pick(self.x), pick(self.patient), pick(self.y), pick(self.truth), self.spacing)
     def of(self,
         patients, # ids
     )->Slices: # their slices
@@ -56,7 +56,7 @@ class Slices:
         return self.where([p in wanted for p in self.patient])
     def unlabelled(self)->Slices:
         "Without masks and truth: what a method may see of its target domain."
-        return Slices(self.x, self.patient, spacing=self.spacing)
+        return type(self)(self.x, self.patient, spacing=self.spacing)
     def fingerprint(self)->str:
         "A short hash of patients, sizes and values: two piles that differ anywhere differ here."
         h = hashlib.sha256(json.dumps([self.patient, [x.shape for x in self.x], list(map(float, self.spacing)), self.y is None]).encode())
@@ -133,6 +133,7 @@ def split_patients(
     if len(ids) < len(shares): raise XModSegError('too few patients to split', found=len(ids), needed=f'{len(shares)} or more')
     order = np.random.default_rng(seed).permutation(len(ids))
     ends = np.round(np.cumsum(shares)/sum(shares)*len(ids)).astype(int)
+    ends = [min(max(e, i + 1), len(ids) - len(shares) + i + 1) for i, e in enumerate(ends)]   # nobody's part is empty
     return [sorted(ids[i] for i in part) for part in np.split(order, ends[:-1])]
 
 # %% ../nbs/14_unpaired.ipynb #b53215c5
