@@ -181,6 +181,8 @@ from accelerate import PartialState
 if PartialState().is_main_process:
     x = Data(4)[99]
     torch.save(dict(n=PartialState().num_processes, s=torch.cat([p.detach().flatten() for p in s.parameters()]), g=[g.G_l2h(x.x_l).detach(), g.D_h(x.x_h).detach()], log=[*a.log, *b.log, *b2.log]), {out!r} + '/end.pt')
+PartialState().wait_for_everyone()
+PartialState().destroy_process_group()     # together, and in order
 '''
 
 def test_two_processes_equal_one(tmp_path):
