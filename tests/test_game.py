@@ -155,3 +155,15 @@ def test_no_such_domain():
     for to in ('H', 'ct', ''):
         with pytest.raises(XModSegError, match="no such domain.*'h' or 'l'"): CycleGAN(2, 0, 1).translate(x, to)
     with pytest.raises(XModSegError, match="did you mean 'spacing'"): CycleGAN(2, 0, 1, slices=dict(spacin=1.))
+
+def test_29_3_a_watch_may_ask_for_the_table_in_the_middle_of_a_run():
+    class Data:
+        fingerprint = 'a'
+        def __getitem__(self, k): x_l, x_h = torch.rand(2, 1, 1, 16, 16, generator=torch.Generator().manual_seed(k))*2 - 1; return Bag(x_l=x_l, x_h=x_h)
+    torch.manual_seed(0); m, asked = CycleGAN(2, 0, 1), []
+    m.D_h.net[0].weight.requires_grad_(False)
+    reached = lambda t: {k: {n for n, v in row.items() if v} for k, row in t.items()}
+    want = reached(pulls(m, Data()[0]))
+    fit(m, Data(), 2, watch=(lambda run: asked.append(reached(pulls(m, Data()[0]))),), device='cpu', log_every=1)
+    assert asked == [want, want] and want['adv'] == {'G_l2h', 'G_h2l'}
+    assert [n for n, p in m.named_parameters() if not p.requires_grad] == ['D_h.net.0.weight']

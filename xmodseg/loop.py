@@ -61,11 +61,11 @@ def put_back(
     game:nn.Module, # whose flags are kept
 ):
     "Inside, `requires_grad` may change; afterwards every flag is as it was found."
-    found = [(p, p.requires_grad) for p in game.parameters()]
-    for p, flag in found: p.stays = not flag   # what its owner has frozen, no turn opens
+    found = [(p, p.requires_grad, getattr(p, 'stays', None)) for p in game.parameters()]
+    for p, flag, outer in found: p.stays = not flag if outer is None else outer   # what its owner has frozen, no turn opens; of two calls the outer one has seen its flags
     try: yield
     finally:
-        for p, flag in found: p.requires_grad_(flag); del p.stays
+        for p, flag, outer in found: p.requires_grad_(flag); p.stays = outer
 
 # %% ../nbs/09_loop.ipynb #913a6bfd
 def _to_work(game, players):
