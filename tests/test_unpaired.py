@@ -350,6 +350,24 @@ def test_UNPAIRED_E6_depends_on_step_and_seed_alone():
     assert_close(Varied(one(ROW), through=torch.neg, **NOTHING)[2].x_h, -one(ROW)[2].x_h, atol=1e-5, rtol=0)
     assert_close((varied(.5*ROW, noise=.05)[1].x_h - varied(.5*ROW)[1].x_h).std(), torch.tensor(.05), atol=3e-3, rtol=0)
 
+def test_UNPAIRED_E6_both_halves_move_each_on_its_own_and_the_greys_of_the_other_stay():
+    i, j = np.indices((65, 65)) - 32
+    ring = (np.hypot(i, j) < 20)*1.6 - .8
+    pile = lambda n, **y: Slices([ring.astype(np.float32)], [n], **y)
+    feed = Unpaired(pile('l'), pile('h', y=[(ring > 0).astype(np.uint8)]), 4, flip=False, min_std=0.)
+    alone, both = (Varied(feed, 3, **{**NOTHING, 'shift': .1, 'zoom': .1, 'bend': .5, 'noise': .05}, both=b) for b in (False, True))
+    place = lambda x: torch.stack([p.nonzero().double().mean(0) for p in x[:, 0] > 0])
+    moves = []
+    for t in range(12):
+        a, b = alone[t], both[t]
+        assert torch.equal(a.x_h, b.x_h) and torch.equal(a.y_h, b.y_h) and torch.equal(a.x_l, feed[t].x_l)
+        assert abs(b.x_l.min() + .8) < 1e-4 and abs(b.x_l.max() - .8) < 1e-4       # no bend, no noise
+        moves.append(torch.cat([place(b.x_l) - 32, place(b.y_h) - 32], 1))
+    moves = torch.cat(moves)
+    assert 2.2 < moves[:, :2].abs().max() < 3.8 and (moves[:, :2].mean(0).abs() < 1).all()     # 0.1 of half of 65 px
+    assert (moves[:, :2] - moves[:, 2:]).abs().amax(1).min() > .05 and abs(np.corrcoef(moves[:, 0], moves[:, 2])[0, 1]) < .4   # not the move of the labelled half
+    assert both.fingerprint != alone.fingerprint
+
 # ---- UNPAIRED.E7
 
 def test_UNPAIRED_E7_a_curve_by_hand():
