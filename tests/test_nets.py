@@ -9,7 +9,7 @@ from xmodseg.blocks import (ChannelLayerNorm, ConvBlock, Head, NormAct, ResBlock
 from xmodseg.core import XModSegError, count_params
 from xmodseg.discriminators import PatchD, receptive_field
 from xmodseg.generators import ArtifactEncoder, ContentEncoder, Decoder, LightUNet3d, ResnetGenerator
-from xmodseg.segmentors import DI2I, OrganUNet, UNet, answered, organ_net
+from xmodseg.segmentors import DI2I, OrganUNet, UNet, answered, organ_net, settle
 from xmodseg.unpaired import Slices
 
 @pytest.fixture(autouse=True)
@@ -460,3 +460,35 @@ def test_answered_refuses_habits_of_other_organs():
     see = lambda v: (v > .5).float(); assert answered(see, p, Slices([x], ['t'], [lungs[None]]), votes=0).y[0].sum() == 256
     for like in (Slices([x], ['t'], [lungs]), Slices([x], ['t'], [np.stack([lungs]*2)]), p):
         with pytest.raises(XModSegError, match='habits of other organs'): answered(see, p, like, votes=0)
+
+# ---- 23.6
+
+@pytest.mark.parametrize('p', (.2, .5))
+def test_236_a_norm_behind_dropout_remembers_too_much_and_settles(p):
+    torch.manual_seed(0)
+    net, h = nn.Sequential(nn.Dropout(p), nn.BatchNorm2d(1)), [2 + 3*torch.randn(8, 1, 48, 48) for _ in range(80)]
+    for v in h: net(v)
+    assert abs(net[1].running_var.item() - ((9 + 4)/(1 - p) - 4)) < .4                    # E[h^2]/(1-p) - E[h]^2
+    assert settle(net, h) is net and abs(net[1].running_var.item() - 9) < .1 and abs(net[1].running_mean.item() - 2) < .03
+    assert not net.training and net[0].p == p and net[1].momentum == .1                   # it can be trained on as before
+
+def test_236_every_batch_counts_alike_and_no_weight_moves():
+    torch.manual_seed(0)
+    net, batches = nn.Sequential(nn.Dropout(.3), nn.BatchNorm2d(1)), [torch.full((2, 1, 4, 4), float(k)) for k in range(4)]
+    settle(net, iter(batches))
+    assert_close(net[1].running_mean, torch.tensor([1.5]))                                # not a running mean that forgets the first
+    net, x = DI2I(8, 4, (2, 2), 2), torch.randn(4, 1, 32, 32)
+    for _ in range(5): net(x)
+    weights, before = {k: v.clone() for k, v in net.named_parameters()}, {k: v.clone() for k, v in net.named_buffers()}
+    settle(net, [x])
+    assert all(torch.equal(v, weights[k]) for k, v in net.named_parameters()) and any(not torch.equal(v, before[k]) for k, v in net.named_buffers() if 'var' in k)
+    with torch.no_grad(): used = net.probabilities(x)
+    for m in net.modules():
+        if isinstance(m, nn.Dropout): m.p = 0.
+    with torch.no_grad(): assert (net.train().probabilities(x) - used).abs().mean() < .02  # as in training, but for dropout (and the n-1 of the variance)
+
+def test_236_dropout_comes_back_after_a_bad_image_and_nothing_is_refused():
+    net = DI2I(8, 4, (2, 2), 2)
+    with pytest.raises(XModSegError, match='pad to'): settle(net, [torch.zeros(1, 1, 30, 32)])
+    assert {m.p for m in net.modules() if isinstance(m, nn.Dropout)} == {.2}
+    with pytest.raises(XModSegError, match='nothing to measure'): settle(net, [])
