@@ -26,12 +26,12 @@ def test_organs_that_cannot_be_read(data, tmp_path, organs): refuses('organs can
 def test_no_more_folds_than_patients_with_masks(data, tmp_path, fold): refuses('no such fold', f'fold {fold}', '2 patients', '0 to 1', out=tmp_path, data=str(data), fold=fold)
 
 def test_a_row_may_name_how_its_films_come(data, tmp_path):
-    own = dict(size="tiny", rows="Vanilla@plain CGAN")
-    assert begin(out=str(tmp_path/"a"), **own)["render"] == "moved" and begin(out=str(tmp_path/"b"), render="plain", **own)["records"].settings["render"] == "plain"
-    n = begin(out=str(tmp_path/"c"), data=str(data), size="tiny", rows="Vanilla@crude CGAN")
-    assert n["render"] == "curves" and [n["varied"](h) for h in ("crude", "varied", "")] == [False, True, True]
-    refuses("no such rendering", "crude", "plain, moved, settled", out=tmp_path/"d", rows="Vanilla@crude")
-    refuses("no such rendering", "plain", "crude, varied", out=tmp_path/"e", data=str(data), rows="Vanilla@plain")
+    own = dict(size='tiny', rows='Vanilla@plain CGAN')
+    assert begin(out=str(tmp_path/'a'), **own)['render'] == 'moved' and begin(out=str(tmp_path/'b'), render='plain', **own)['records'].settings['render'] == 'plain'
+    n = begin(out=str(tmp_path/'c'), data=str(data), size='tiny', rows='Vanilla@crude CGAN')
+    assert n['render'] == 'curves' and [n['varied'](h) for h in ('crude', 'varied', '')] == [False, True, True]
+    refuses('no such rendering', 'crude', 'plain, moved, settled', out=tmp_path/'d', rows='Vanilla@crude')
+    refuses('no such rendering', 'plain', 'crude, varied', out=tmp_path/'e', data=str(data), rows='Vanilla@plain')
 
 def test_numbers_that_make_no_sense(tmp_path):
     for kw in (dict(nets=6), dict(nets=-1), dict(steps=-5)): refuses('no such number', out=tmp_path, **kw)
