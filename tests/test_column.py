@@ -171,6 +171,7 @@ def test_COLUMN_E6_percentiles_become_plus_and_minus_one():
     near(intensity_range(v, 'mr'), np.percentile(np.arange(10_000), (.1, 99.9)), 1e-3); near(intensity_range(v, 'ct'), np.percentile(np.arange(10_000), (.5, 99.5)), 1e-3)
     x = stretch(v, 'ct')
     assert abs((x.data <= -1 + 1e-6).mean() - .005) < 2e-4 and abs((x.data >= 1 - 1e-6).mean() - .005) < 2e-4
+    assert intensity_range(v, 'ct', 5000.) == pytest.approx((5000., intensity_range(v, 'ct')[1])) and np.mean(stretch(v, 'ct', 5000.).data == -1) == pytest.approx(.5001, abs=1e-3)
     near(unwindow(x.data, *intensity_range(v, 'ct')).ravel()[100:-100], v.data.ravel()[100:-100], 1e-2)
     assert PERCENT == dict(mr=(.1, 99.9), ct=(.5, 99.5))
 

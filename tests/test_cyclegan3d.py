@@ -4,7 +4,7 @@ import math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from xmodseg.core import Bag, XModSegError
-from xmodseg.cyclegan3d import (_around, ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
+from xmodseg.cyclegan3d import (_around, FLOOR, FORMS, ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, SkipUNet, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
                                 load_cyclegan3d, save_cyclegan3d, spine_model, unforced)
 from xmodseg.game import pulls
 from xmodseg.gradient import gc_loss
@@ -70,6 +70,39 @@ def test_SCOL_E1_weighted_sum():
     t = {k: torch.tensor(v) for k, v in dict(adv=1., cyc=2., gc=4.).items()}
     assert float(build().total(t)) == 25. and float(build('gamma0').total(t)) == 21. and float(build(weights=dict(cyc=5.)).total(t)) == 15.
     assert WEIGHTS == dict(adv=1., cyc=10., gc=1., idt=0.) and WEIGHTS['gc'] == .1*WEIGHTS['cyc']
+
+def test_two_forms_of_the_game():
+    paper, bone = (cyclegan3d('gc_absolute', 'small', f) for f in ('paper', 'bone'))
+    assert type(paper.G_mr2ct).__name__ == 'LightUNet3d' and type(bone.G_ct2mr) is SkipUNet and bone.G_mr2ct.net.levels == 4
+    assert (paper.weights['cyc'], paper.lr, paper.D_ct.flat) == (10., 2e-3, 2) and (bone.weights['cyc'], bone.lr, bone.D_ct.flat) == (3., 1e-3, 1)
+    assert any('original' in k for k in paper.D_mr.state_dict()) and not any('original' in k for k in bone.D_mr.state_dict())      # spectral norm
+    assert [sum(isinstance(f, nn.InstanceNorm3d) for f in m.D_mr.modules()) for m in (paper, bone)] == [0, 2]
+    assert (paper.config['d_base'], bone.config['d_base'], cyclegan3d('gamma0', 'tiny', 'bone').config['d_base']) == (8, 16, 4) and FLOOR == dict(paper=-math.inf, bone=-150.)
+    assert cyclegan3d('gamma0', 'small', 'bone').weights == {**WEIGHTS, 'cyc': 3., 'gc': 0.} and cyclegan3d('gamma0', 'tiny', 'bone', weights=dict(cyc=7.)).weights['cyc'] == 7.
+    assert FORMS['bone']['small'] == dict(d_base=16, lr=1e-3) and cyclegan3d('slice2d', 'tiny', 'bone').G_mr2ct.net.dim == 2                                     # building changed no table
+    for words, make in (('no such form', lambda: cyclegan3d('gamma0', 'tiny', 'thin')), ('no such generator', lambda: CycleGAN3d(4, 4, net='deep')), ('no such critic', lambda: CycleGAN3d(4, 4, critic='layer'))):
+        with pytest.raises(XModSegError, match=words): make()
+
+def test_a_skip_at_full_size_and_a_bounded_answer():
+    torch.manual_seed(0); G = SkipUNet(4); x = noise(1, 1, 16, 16, 16)
+    assert_close(G(x), G.net(x, logits=True).tanh()); assert G(50*x).abs().max() <= 1
+    again = SkipUNet(4, checkpointing=True); again.load_state_dict(G.state_dict())
+    grads = [torch.autograd.grad(g(x).square().mean(), list(g.parameters())) for g in (G, again)]
+    for p, q in zip(*grads): assert_close(p, q, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        for f in G.net.down[1:]: f.apply(lambda m: hasattr(m, 'weight') and m.weight is not None and m.weight.zero_())               # nothing but the skip is left
+        spot = x.clone(); spot[..., 8, 8, 8] += 1; assert (G(spot) - G(x)).abs()[0, 0, 8, 8, 8] > 1e-3
+
+def test_a_form_is_kept_in_its_file(tmp_path):
+    m = build(form='bone', hu=(-150, 400)).eval(); save_cyclegan3d(m, tmp_path/'w.safetensors', half=False)
+    back = load_cyclegan3d(tmp_path/'w.safetensors')
+    assert type(back.G_mr2ct) is SkipUNet and back.config['critic'] == 'instance' and torch.equal(back.translate(b.x_mr), m.translate(b.x_mr))
+
+def test_a_ct_is_read_from_the_floor_it_was_learned_with():
+    v = scan(); ct = v.with_data(4*(v.data - v.data.min()) - 1000)
+    m = build(hu=(-150., 300.)).eval(); m.G_ct2mr = nn.Identity()
+    got, want = m.translate(ct, 'mr').data, stretch(ct, 'ct', -150.).data
+    assert_close(torch.from_numpy(got), torch.from_numpy(want), atol=1e-5, rtol=0); assert np.mean(got == got.min()) > .1
 
 def test_idt_is_off_and_costs_nothing():
     calls = []

@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from xmodseg.core import XModSegError
 from xmodseg.geometry import Surface, surface
-from xmodseg.rigid import icp, kabsch, measure_levels, p2s_table, prealign
+from xmodseg.rigid import icp, kabsch, measure_levels, p2s_table, prealign, stray
 
 def thing(spacing=(1., 1.2, .9), grow=0., front=1.):
     "A lopsided body with two arms, smooth, about 30 mm long; `front` is the share of it that is there."
@@ -181,6 +181,17 @@ def test_RIGID_E5_the_printed_table_follows_from_its_rows():
     assert (round(t.all.mean, 2), round(t.all.sd, 2), t.all.n) == (3.41, 1.06, 28)
     assert [round(t.patients[p].mean, 2) for p in rows] == [2.87, 2.97, 4.45] and np.allclose([t.patients[p].sd for p in rows], [.39, .90, .93], atol=.006)
     assert t.levels['T11'].n == 1 and t.levels['T2'].mean == pytest.approx((3.68 + 5.42 + 5.78)/3) and t.levels['T2'].sd == pytest.approx(np.std([3.68, 5.42, 5.78]))
+
+def test_RIGID_E6_the_way_back():
+    m, centres, marks = stack()
+    true = surface(m, (1, 1, 1)); level = lambda by: Surface(true.points + by, true.faces)
+    assert stray(dict(a=level(0.)), true) == pytest.approx(0, abs=1e-9) and np.isnan(stray({}, true))
+    far = stray(dict(a=level((0., 0., 1000.))), true); assert 900 < far < 1000
+    assert stray(dict(a=level((0., 0., 1000.)), b=level(0.)), true) == pytest.approx(far/2)                    # levels weigh the same, whatever their number of points
+    few = Surface(true.points[true.faces[:5].ravel()], np.arange(15).reshape(-1, 3)); assert stray(dict(a=level((0., 0., 1000.)), b=few), true) == pytest.approx(far/2)
+    dice = np.random.default_rng(0).random(m.shape) < .5
+    thrown = measure_levels(dice, (1, 1, 1), centres, marks, step='plane')
+    assert max(e.p2s for e in thrown.values()) < .6 and stray({k: e.surface for k, e in thrown.items()}, true) > 3  # near every landmark, and nowhere near the bone
 
 def test_RIGID_E5_takes_what_measure_levels_gives():
     m, centres, marks = stack()

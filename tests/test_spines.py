@@ -111,6 +111,8 @@ def test_SPINES_E2_three_groups_of_people_and_the_truth_is_the_other_scan(cache,
     both = spine_cases([(15000, 17.5), (16001, 52.5)], world=COARSE, cache=cache)
     assert np.array_equal(c.train_mr.x[0], stretch(both[0].mr, 'mr').data) and np.array_equal(c.train_mr.truth[0], stretch(both[0].ct, 'ct').data)
     assert np.array_equal(c.train_ct.x[1], stretch(both[1].ct, 'ct').data) and np.array_equal(c.train_ct.truth[1], stretch(both[1].mr, 'mr').data)
+    high = spine_cohort('tiny', 1, floor=-150., cache=cache, workers=1)
+    assert np.array_equal(high.train_ct.x[1], stretch(both[1].ct, 'ct', -150.).data) and np.array_equal(high.train_mr.truth[0], stretch(both[0].ct, 'ct', -150.).data) and np.array_equal(high.train_mr.x[0], c.train_mr.x[0])
     assert set(np.unique(c.train_mr.y[0])) <= set(range(18)) and np.array_equal(c.train_mr.y[0] > 0, (both[0].labels.data >= 1) & (both[0].labels.data <= 17))
     refuses('no such fold', lambda: spine_cohort('tiny', -1)); refuses('no such size', lambda: spine_cohort('huge'))
 
@@ -277,6 +279,8 @@ def test_columns_of_a_folder_share_one_scale_and_no_label_is_read(tmp_path):
     assert c.pile.patient == ['q0', 'q3'] and c.pile.y is None and c.pile.spacing == (9., 4.5, 16.)
     for x, v in zip(c.pile.x, cut): near(x, stretch(v, 'ct').data, 1e-3)
     near(c.hu, np.mean([intensity_range(v, 'ct') for v in cut], 0), .5)
+    high = ct_columns(tmp_path, (9., 4.5, 16.), -150.)
+    assert high.hu[0] == -150 and high.hu[1] == pytest.approx(c.hu[1], abs=.5) and np.mean(high.pile.x[0] == -1) > np.mean(c.pile.x[0] == -1) + .1
 
 def test_a_ct_that_is_not_in_hu_is_said(tmp_path):
     for s, up in ((0, 0), (3, 1024)):
