@@ -111,8 +111,8 @@ class SkipUNet(nn.Module):
         "The image in the other look."
         return torch.tanh(_run(lambda v: self.net(v, logits=True), x, self.checkpointing))
 
-GENERATORS = dict(light=LightUNet3d, unet=SkipUNet)
-CRITICS = dict(spectral=dict(norm=None, flat=2, spectral=True), instance=dict()) # beside two halvings
+GENERATORS = dict(light=LightUNet3d, unet=SkipUNet) # by the name in `net`
+CRITICS = dict(spectral=dict(norm=None, flat=2, spectral=True), instance=dict()) # by the name in `critic`: what differs from a `PatchD` of two halvings
 
 # %% ../nbs/31_cyclegan3d.ipynb #8c5cd8c2
 class CycleGAN3d(Method):
@@ -121,7 +121,7 @@ class CycleGAN3d(Method):
         base:int=20, d_base:int=32, # width of the first layer: base of the generators, d_base of the critics
         lr:float=2e-4, # Adam's step size, all players
         dim:int=3, # 3: volumes; 2: sagittal slices, one by one
-        net:str='light', critic:str='spectral', # a key of GENERATORS; a key of CRITICS
+        net:str='light', critic:str='spectral', # net: a key of GENERATORS; critic: a key of CRITICS
         polarity:str='signed', kind:str='sobel', # of the gradients in SCOL.E6; polarity: or 'absolute'; kind: or 'central'
         pool:int=50, # past translations kept for each critic
         checkpointing:bool=False, # compute activations twice instead of keeping them
