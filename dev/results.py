@@ -4,9 +4,9 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 higher = {'dice', 'dice_whole', 'precision', 'recall', 'psnr', 'ssim', 'ncc', 's_score', 'gap_closed', 'accuracy', 'inside', 'scans'}
-lower = {'hd', 'hd95', 'assd', 'mae', 'edge_mae', 'surface_mm', 'p2s_mm', 'lost', 'empty'}
+lower = {'hd', 'hd95', 'assd', 'mae', 'edge_mae', 'surface_mm', 'p2s_mm', 'stray_mm', 'lost', 'empty'}
 shown = dict(dice='Dice', dice_whole='Dice, read whole', hd='HD mm', hd95='HD95 mm', assd='ASSD mm', precision='precision', recall='recall', mae='MAE', edge_mae='edge MAE',
-             psnr='PSNR', ssim='SSIM', ncc='NCC', s_score='S-score', surface_mm='surface mm', p2s_mm='point to surface mm', lost='lost levels', inside='marked voxels that are bone', empty='empty', gap_closed='gap closed')
+             psnr='PSNR', ssim='SSIM', ncc='NCC', s_score='S-score', surface_mm='surface mm', p2s_mm='point to surface mm', stray_mm='surface to bone mm', lost='lost levels', inside='marked voxels that are bone', empty='empty', gap_closed='gap closed')
 same = ('method', 'size', 'steps', 'command')     # what the seeds of one record must share
 
 class Refused(SystemExit):
