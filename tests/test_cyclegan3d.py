@@ -4,7 +4,7 @@ import math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from xmodseg.core import Bag, XModSegError
-from xmodseg.cyclegan3d import (_around, FLOOR, FORMS, ROWS, SIZES, TRAINING, WEIGHTS, CycleGAN3d, SkipUNet, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
+from xmodseg.cyclegan3d import (_around, FLOOR, FORMS, ROWS, SIZES, START, TRAINING, WEIGHTS, CycleGAN3d, Negative, SkipUNet, Planes, cyclegan3d, draw_paths, find_bone, generator_terms,
                                 load_cyclegan3d, save_cyclegan3d, spine_model, unforced)
 from xmodseg.game import pulls
 from xmodseg.gradient import gc_loss
@@ -77,7 +77,7 @@ def test_two_forms_of_the_game():
     assert (paper.weights['cyc'], paper.lr, paper.D_ct.flat) == (10., 2e-3, 2) and (bone.weights['cyc'], bone.lr, bone.D_ct.flat) == (3., 1e-3, 1)
     assert any('original' in k for k in paper.D_mr.state_dict()) and not any('original' in k for k in bone.D_mr.state_dict())      # spectral norm
     assert [sum(isinstance(f, nn.InstanceNorm3d) for f in m.D_mr.modules()) for m in (paper, bone)] == [0, 2]
-    assert (paper.config['d_base'], bone.config['d_base'], cyclegan3d('gamma0', 'tiny', 'bone').config['d_base']) == (8, 16, 4) and FLOOR == dict(paper=-math.inf, bone=-150.)
+    assert (paper.config['d_base'], bone.config['d_base'], cyclegan3d('gamma0', 'tiny', 'bone').config['d_base']) == (8, 16, 4) and FLOOR == dict(paper=-math.inf, bone=-150., turned=-150.) and FORMS['turned'] == FORMS['bone'] and set(START) == {'turned'}
     assert cyclegan3d('gamma0', 'small', 'bone').weights == {**WEIGHTS, 'cyc': 3., 'gc': 0.} and cyclegan3d('gamma0', 'tiny', 'bone', weights=dict(cyc=7.)).weights['cyc'] == 7.
     assert FORMS['bone']['small'] == dict(d_base=16, lr=1e-3) and cyclegan3d('slice2d', 'tiny', 'bone').G_mr2ct.net.dim == 2                                     # building changed no table
     for words, make in (('no such form', lambda: cyclegan3d('gamma0', 'tiny', 'thin')), ('no such generator', lambda: CycleGAN3d(4, 4, net='deep')), ('no such critic', lambda: CycleGAN3d(4, 4, critic='layer'))):
@@ -92,6 +92,16 @@ def test_a_skip_at_full_size_and_a_bounded_answer():
     with torch.no_grad():
         for f in G.net.down[1:]: f.apply(lambda m: hasattr(m, 'weight') and m.weight is not None and m.weight.zero_())               # nothing but the skip is left
         spot = x.clone(); spot[..., 8, 8, 8] += 1; assert (G(spot) - G(x)).abs()[0, 0, 8, 8, 8] > 1e-3
+
+def test_a_start_from_the_negative_moves_generators_alone():
+    n = build(form='turned'); start = Negative(n)
+    player, = start.players()
+    assert player.nets == [n.G_mr2ct, n.G_ct2mr] and player.lr == n.lr and {k.split('.')[0] for k in start.state_dict()} == movers
+    term = lambda mr2ct, ct2mr: player.terms(b, Bag(x_mr2ct=mr2ct, x_ct2mr=ct2mr))['start']
+    assert_close(term(-b.x_mr, -b.x_ct), torch.tensor(0.)); assert_close(term(.5 - b.x_mr, -b.x_ct), torch.tensor(.5)); assert_close(term(b.x_mr, -b.x_ct), 2*b.x_mr.abs().mean())
+    before = {k: v.clone() for k, v in n.named_parameters()}
+    fit(start, [b], 1, device='cpu', watch=())
+    assert {k.split('.')[0] for k, v in n.named_parameters() if not torch.equal(v, before[k])} == movers
 
 def test_a_form_is_kept_in_its_file(tmp_path):
     m = build(form='bone', hu=(-150, 400)).eval(); save_cyclegan3d(m, tmp_path/'w.safetensors', half=False)
