@@ -161,7 +161,8 @@ def cyclegan3d(
     if row not in ROWS: raise XModSegError('no such row', found=row, needed=', '.join(ROWS))
     if form not in FORMS: raise XModSegError('no such form', found=form, needed=', '.join(FORMS))
     size, how = pick_size(size), dict(FORMS[form])
-    preset = {k: v for k,v in SIZES[size].items() if k not in TRAINING} | {k: how.pop(k) for k in list(how) if k in SIZES}.get(size, {})
+    few = how.pop('small', {})
+    preset = {k: v for k,v in SIZES[size].items() if k not in TRAINING} | (few if size == 'small' else {})
     weights = {**how.get('weights', {}), **ROWS[row].get('weights', {}), **(changes.pop('weights', None) or {})}   # of the form, the row, and over them those that were asked for
     return CycleGAN3d(**{**preset, **how, **ROWS[row], **changes, 'weights': weights})
 
