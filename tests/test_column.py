@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from xmodseg.column import (PERCENT, PLACES, _rays, bent, cobb_angle, digitise, fat_share, intensity_range, landmarks, pad_to, render_echo, spoiled_echo, stretch, turned, up_axis)
+from xmodseg.column import (PERCENT, PLACES, _around, _rays, bent, cobb_angle, digitise, fat_share, find_bone, intensity_range, landmarks, pad_to, render_echo, spoiled_echo, stretch, turned, up_axis)
 from xmodseg.core import Bag, XModSegError
 from xmodseg.implicit import LABELS, LEVELS, draw_params, spine, vertebra_sdf
 from xmodseg.phantom import patient, render_mr
@@ -250,3 +250,51 @@ def test_arrays_that_run_backwards_and_masks_are_taken_as_they_are():
     m = torch.rand(1, 1, 5, 6, 7) > .5
     big, back = pad_to(m, 4)
     assert big.dtype == torch.bool and big.shape[2:] == (8, 8, 8) and torch.equal(back(big), m) and torch.equal(big[:, :, 0], big[:, :, 1])
+
+# ---- bone
+
+def ball(c, r, n=48): return ((np.stack(np.indices((n,)*3), -1) - c)**2).sum(-1) < r*r
+centres = dict(L1=(24., 24., 35.), L2=(24., 24., 12.))
+two = ball((24, 24, 35), 10) | ball((24, 24, 12), 10)
+
+def test_bone_is_what_touches_a_centre_or_is_largest():
+    extra = two | ball((8, 8, 24), 5)
+    v = Volume(np.where(extra, 500., 30.), np.eye(4))
+    near, largest = find_bone(v, centres=centres), find_bone(v)
+    assert near.kind == 'label' and near.shape == v.shape and not near.data[8, 8, 24] and near.data[24, 24, 12] and near.data[24, 24, 35]
+    assert largest.data.sum() < .6*near.data.sum()
+    with pytest.raises(XModSegError, match='no bone near a level'): find_bone(v, centres=dict(L1=(1., 46., 1.)))
+    refuses('no level has a centre', lambda: find_bone(v, centres={}))
+    refuses('the centre of L1 must be finite', lambda: find_bone(v, centres=dict(L1=(24., np.nan, 35.))))
+    refuses('the centre of L1', lambda: find_bone(v, centres=dict(L1=(24., 35.))))
+    several = find_bone(v, centres=dict(L1=[(24., 24., 35.), (8., 8., 24.)], L2=(24., 24., 12.)))   # several points of one level
+    assert several.data[8, 8, 24] and several.data[24, 24, 12]
+
+def test_near_a_centre_is_measured_in_mm_and_only_in_bone():
+    "12 mm are four thick voxels; a large scan with little bone costs as much as its bone."
+    import tracemalloc
+    m = np.zeros((20, 20, 20), bool); m[2:4, 10, 10] = m[8, 10, 10] = m[17, 10, 10] = True
+    a = np.diag([3., 1, 1, 1.]); a[:3, 3] = 100, 0, 0
+    assert (np.argwhere(_around(m, a, dict(L1=(113., 10, 10)))) == [(2, 10, 10), (3, 10, 10), (8, 10, 10)]).all()
+    big = np.zeros((256, 256, 256), bool); big[100:110, 100:110, 100:110] = True
+    tracemalloc.start(); _around(big, np.eye(4), dict(L1=(105., 105, 105))); peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    assert peak < 100e6
+
+def test_the_majority_vote_needs_fine_voxels():
+    sheet = np.full((40, 40, 40), 30.); sheet[20:22, 5:35, 5:35] = 500.; sheet[19, 10, 10] = 500.
+    assert find_bone(Volume(sheet, np.diag([1., 1, 1, 1]))).data[19, 10, 10] == 0 and find_bone(Volume(sheet, np.diag([3., 3, 3, 1]))).data[19, 10, 10] == 1
+
+def test_only_the_range_votes():
+    rng = np.random.default_rng(0)
+    x = np.where(two, 300., 40.) + rng.normal(0, 5, two.shape); x[:, :8] = -1000.
+    assert find_bone(Volume(x, np.eye(4)), centres=centres).data.mean() > .3 and abs(find_bone(Volume(x, np.eye(4)), lo=-50., centres=centres).data[:, :, 30:40].sum()/two[:, :, 30:40].sum() - 1) < .1
+
+def test_slices_that_differ_by_rounding_alone_hold_no_bone():
+    "Blending of blocks leaves a few parts in ten million behind; Otsu would call half of them bone."
+    x = np.where(two, 300., -124.).astype(np.float32)
+    flat = ~two.any((0, 1)); assert flat.sum() > 4
+    x *= 1 + 4e-7*np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    assert np.ptp(x[:, :, flat]) > 0
+    got = find_bone(Volume(x, np.eye(4)), centres=centres)
+    assert not got.data[:, :, flat].any() and got.data.sum() > .9*two.sum()
+    refuses('no slice has contrast', lambda: find_bone(Volume(x[:, :, flat][..., :4], np.eye(4))))

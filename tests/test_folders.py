@@ -290,3 +290,13 @@ def test_92_luminance_and_spacing(tmp_path):
     PIL.Image.new('RGB', (4, 3), (200, 100, 50)).save(tmp_path/'a.png')
     assert np.allclose(read_picture(tmp_path/'a.png', colour='convert'), .299*200 + .587*100 + .114*50, atol=.01)
     assert 'no usual one' in ' '.join(s for _, s in _image_faults(Volume(np.random.default_rng(0).normal(0, 300, (9, 9, 9)), np.diag([.01, 1, 1, 1])), False, None))
+
+@pytest.mark.parametrize('labels', [['background', 'bone'], {'bone': None}, {'bone': 'one'}])
+def test_labels_of_dataset_json_are_numbers(tmp_path, labels):
+    from xmodseg.folders import _classes
+    (tmp_path/'dataset.json').write_text(json.dumps(dict(labels=labels)))
+    with pytest.raises(XModSegError, match='labels without numbers'): _classes(tmp_path)
+
+def test_a_row_of_dataset_json_names_files(tmp_path):
+    (tmp_path/'dataset.json').write_text(json.dumps(dict(training=[dict(image='a.nii.gz', label=['a'])])))
+    with pytest.raises(XModSegError, match='names no files'): cases(tmp_path)

@@ -272,3 +272,24 @@ def test_files_are_read_back(tmp_path):
     faces = np.frombuffer(body[24*n:], [('n', 'u1'), ('i', '<i4', 3)])
     assert (faces['n'] == 3).all() and (faces['i'] == s.faces).all()
     with pytest.raises(XModSegError, match='.stl or .ply'): s.save(tmp_path/'a.vtk')
+
+# ---- edges of the contract
+
+def test_levels_that_share_a_place_are_named_and_a_level_may_repeat_a_point():
+    m = np.ones((8, 8, 8))
+    with pytest.raises(XModSegError, match='T1, L2'): split_levels(m, dict(T1=(1., 1, 1), T2=(5., 5, 5), L2=[(7., 7, 7), (1., 1, 1)]), np.eye(4))
+    twice = split_levels(m, dict(T1=[(1., 1, 1), (1., 1, 1)], T2=(5., 5, 5)), np.eye(4))
+    assert (twice == split_levels(m, dict(T1=(1., 1, 1), T2=(5., 5, 5)), np.eye(4))).all()
+
+def test_a_probability_just_at_the_level_leaves_no_hole():
+    for seed in range(10):
+        p = np.random.default_rng(seed).choice([0, .25, .5, .75, 1.], (9, 9, 9))
+        assert surface(p, np.eye(4)).closed
+
+def test_rounding_is_no_contrast():
+    rng = np.random.default_rng(0)
+    assert np.isnan(otsu(-124 + 2e-4*rng.random(500))) and 0 < otsu(1 + 1e-3*rng.random(500)) < 2
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path/'file').write_text('x')
+    with pytest.raises(XModSegError, match='cannot write'): surface(np.ones((3, 3, 3)), np.eye(4)).save(tmp_path/'file'/'a.stl')

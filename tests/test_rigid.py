@@ -198,3 +198,10 @@ def test_RIGID_E5_takes_what_measure_levels_gives():
     got = measure_levels(m, (1, 1, 1), centres, marks, missing=1., step='plane')
     assert p2s_table(dict(a=got)).all.mean == pytest.approx(np.mean([e.p2s for e in got.values()]))
     with pytest.raises(XModSegError): p2s_table({})
+
+def test_lists_that_have_no_motion_and_surfaces_without_area_are_refused():
+    p = np.random.default_rng(0).normal(size=(6, 3))
+    for b in (p[:5], p*np.nan, p[:, :2]):
+        with pytest.raises(XModSegError, match='no motion between'): kabsch(p, b)
+    line = Surface(np.arange(12.).reshape(4, 3), np.array([[0, 1, 2], [1, 2, 3]]))
+    with pytest.raises(XModSegError, match='have an area'): icp(p, line)

@@ -228,3 +228,10 @@ def test_import_stays_light():
 def test_the_rim_of_a_fine_scan_is_answered_too():
     v = Volume(np.full((4, 44, 44), 500.), np.diag([.5, .5, .5, 1]))
     assert np.abs(map_slices(v, lambda x: x, spacing=3., min_size=4).data - 500).max() < 1
+
+@pytest.mark.parametrize('kind', ['int16', 'int8', 'uint8', 'uint16', 'int64'])
+def test_VOLUME_E6_whole_numbers_do_not_wrap(kind):
+    a = np.array([0, 50, 127]).astype(kind)
+    wanted = (a.astype(float).clip(-1024, 32000) + 1024)/33024*2 - 1
+    np.testing.assert_allclose(window(a, -1024, 32000), wanted, atol=1e-6)
+    if kind != 'uint16': np.testing.assert_allclose(window(torch.from_numpy(a), -1024, 32000).numpy(), wanted, atol=1e-6)
