@@ -131,20 +131,37 @@ def sweep(page, handle):
         page.wait_for_timeout(60)
 
 def sliders(page):
-    "Every slider of the page is moved; returns (label, seconds until the picture was another, or None) for each."
+    "Every slider of the page is moved, by each of its handles; returns (label, seconds until the picture was another, or None) for each."
     found = []
     for cell in page.locator('.jp-CodeCell:has(.noUi-handle)').all():
         for box in cell.locator('.widget-slider').all():
-            handle = box.locator('.noUi-handle').first
             label = (box.locator('.widget-label').first.text_content() or '').strip() or 'slider'
-            found.append((label, move(page, cell, handle)))
-            page.wait_for_timeout(300)
-            sweep(page, handle)
-            idle(page, 60)
+            for handle in box.locator('.noUi-handle').all():     # two of them where a range is chosen
+                found.append((label, move(page, cell, handle)))
+                page.wait_for_timeout(300)
+                sweep(page, handle)
+                idle(page, 60)
+    return found
+
+def switches(page):
+    "Every other control of a live figure is used once: check boxes, lists, the button that plays a film; (label, seconds or None) for each."
+    found = []
+    use = {'.widget-checkbox input': lambda c: c.click(), '.widget-dropdown select': lambda c: c.select_option(index=1 - min(1, c.evaluate('s => s.selectedIndex'))), '.widget-play button': lambda c: c.click()}
+    for cell in page.locator('.jp-CodeCell:has(.noUi-handle)').all():
+        for kind, act in use.items():
+            for box in cell.locator(kind.split()[0]).all():
+                label = (box.locator('.widget-label').first.text_content() if box.locator('.widget-label').count() else '') or kind.split()[0][8:]
+                control = box.locator(kind.split()[1]).first
+                control.scroll_into_view_if_needed()
+                before = pictures(cell)
+                act(control)
+                found.append((label.strip(), changed(page, cell, before)))
+                if 'play' in kind: control.click()               # the same button stops it
+                idle(page, 60)
     return found
 
 def visit(lab, browser, folder, name, limit):
-    "Open a chapter, run it, move its sliders; returns the list of faults."
+    "Open a chapter, run it, move its sliders, use its other controls; returns the list of faults."
     context = browser.new_context(viewport=dict(width=1400, height=1000), service_workers='block')
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -157,12 +174,13 @@ def visit(lab, browser, folder, name, limit):
         try: page.locator('.noUi-handle').first.wait_for(timeout=15_000)
         except Exception: pass                   # no slider: said below
         found = sliders(page)
+        found += switches(page) if found else []
         page.keyboard.press('Control+s')
         page.wait_for_timeout(1500)
-        print(f'{name}: {page.locator(".jp-CodeCell").count()} code cells in {seconds:.0f} s; sliders: ' +
+        print(f'{name}: {page.locator(".jp-CodeCell").count()} code cells in {seconds:.0f} s; controls: ' +
               (', '.join(f'{l} {"no change" if s is None else f"{s:.2f} s"}' for l, s in found) or 'none'), flush=True)
         if not found: faults.append('no slider found')
-        faults += [f'slider {l!r} leaves its picture as it was' for l, s in found if s is None]
+        faults += [f'control {l!r} leaves its picture as it was' for l, s in found if s is None]
         cells = json.loads((folder/'nbs'/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
         faults += [f'cell error: {o["ename"]}: {o["evalue"]}' for c in cells for o in c.get('outputs', []) if o['output_type'] == 'error']
         shown = page.locator('.jp-OutputArea-output:has-text("Traceback (most recent call last)")')

@@ -89,9 +89,9 @@ def wheel(tmp):
     sh(python, '-I', 'smoke.py', cwd=away, threads=one_thread)      # -I: neither the checkout nor PYTHONPATH can help
 
 def browser(tmp):
-    "Seven chapters in JupyterLab in a real browser: all cells run, a slider changes its picture, nothing is fetched from elsewhere."
+    "Eight chapters in JupyterLab in a real browser: all cells run, every control changes its picture, nothing is fetched from elsewhere."
     there = tree.copy(tmp/'lab')
-    sh(sys.executable, root/'dev/browser.py', there, *'27_spade 12_cbct 13_drr 34_tdgan 03_geometry 08_rigid 31_cyclegan3d'.split(), threads=one_thread)
+    sh(sys.executable, root/'dev/browser.py', there, *'27_spade 12_cbct 13_drr 34_tdgan 03_geometry 08_rigid 25_gradient 31_cyclegan3d'.split(), threads=one_thread)
 
 gates = dict(export=export, chapters=chapters, pytest=pytest, train=train, wheel=wheel, browser=browser)
 

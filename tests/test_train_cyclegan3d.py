@@ -57,3 +57,23 @@ def test_every_scan_of_a_folder_gets_a_ct_on_its_own_grid(tmp_path, monkeypatch)
         lo, hi = names['columns'].hu
         assert ct.data.min() >= lo - 1 and ct.data.max() <= hi + 1
     for row in ('none', 'gamma0'): assert {x['name'] for x in names['found'][row] if 'error' in x} == {'p1'}      # p2 has no mask, and no score
+
+def test_two_contrasts_of_real_scans_both_ways(tmp_path, monkeypatch):
+    "An index.csv of two contrasts: each scan of the target is read once, by nets of the other part; the gap is that of the printed means."
+    monkeypatch.setenv('XMODSEG_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('CI', '1'); matplotlib.use('Agg')
+    data, rows = tmp_path/'data', ['image,label,patient,contrast']
+    for s, kind in enumerate('t1 t1 t2 t2'.split()):
+        p = patient(s, (12, 48, 48), (4., 2.2, 2.2), centre=(0., -20., 0.))
+        write_volume(render_mr(p, kind, s), data/f'{kind}_{s}.nii.gz')
+        write_volume(p.labels.with_data(((p.labels.data >= 1) & (p.labels.data <= 17)).astype(np.uint8), 'label'), data/f'mask_{s}.nii.gz')
+        rows.append(f'{kind}_{s}.nii.gz,mask_{s}.nii.gz,p{s},{kind.upper()}')
+    (data/'index.csv').write_text('\n'.join(rows) + '\n')
+    begin(until=None, size='tiny', out=str(tmp_path/'o'), data=str(data), contrasts='T2 T1', folds=2, steps=2, workers=1)
+    record = json.loads((tmp_path/'o'/'metrics.json').read_text())
+    assert set(record['rows']) == {'T2_to_T1', 'T1_to_T2'} and "-p contrasts 'T2 T1'" in record['command']
+    for way, target in (('T2_to_T1', ('t1_0', 't1_1')), ('T1_to_T2', ('t2_2', 't2_3'))):
+        m, scans = {n: v['dice'] for n, v in record['rows'][way].items()}, record['scans'][way]
+        assert set(m) == {'source', 'translated', 'curves', 'adapted', 'both', 'supervised'} and all(set(f) == set(target) for f in scans.values())
+        assert all(abs(m[n] - np.mean(list(f.values()))) < 1e-9 and 0 <= min(f.values()) for n, f in scans.items())
+        assert abs(record['gap_closed'][way] - (m['adapted'] - m['source'])/(m['supervised'] - m['source'])) < 1e-6
+    for way in ('T2_to_T1', 'T1_to_T2'): assert len(list((tmp_path/'o'/way).glob('fold*/translator'))) == 2 and len(list((tmp_path/'o'/way).glob('source'))) == 1
