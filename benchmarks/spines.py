@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 nb = nbformat.read(sys.argv[1], 4)
 NotebookClient(nb, timeout=900, kernel_name='python3', resources={'metadata': {'path': sys.argv[2]}}).execute()
 print(f'chapter 31: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/2**20:.2f} GiB at its peak (goal: under 6)')
-'''.replace("import jupytext                                     # noqa: the formats of nbformat are registered by it in some versions\n", '')
+'''
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

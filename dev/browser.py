@@ -155,7 +155,7 @@ def switches(page):
                 control.scroll_into_view_if_needed()
                 before = pictures(cell)
                 act(control)
-                found.append((label.strip(), changed(page, cell, before)))
+                found.append((label.strip().strip('\u200b') or kind.split()[0][8:], changed(page, cell, before)))
                 if 'play' in kind: control.click()               # the same button stops it
                 idle(page, 60)
     return found

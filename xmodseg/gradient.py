@@ -122,7 +122,7 @@ def _edges(a, b, kind, polarity):
     pairs = list(zip(*(image_gradients(x, kind) for x in _images(a, b))))
     return pairs if polarity == 'signed' else [(_size(p), _size(q)) for p, q in pairs]
 def gradient_correlation(
-    a:Tensor, # (B,C,*S) image, any unit
+    a:Tensor, # (B,C,*S) image, about as large as [-1,1]: `eps` is a number and not a share
     b:Tensor, # (B,C,*S) image on the same grid as `a`
     kind:str='sobel', polarity:str='signed', # kind: or 'central'; polarity: or 'absolute', where an edge and its reverse are the same
     eps:float=1e-8, # inside the root: flat regions have no edges and must not give NaN
@@ -132,7 +132,7 @@ def gradient_correlation(
 
 # %% ../nbs/25_gradient.ipynb #0d907d07
 def correlation_map(
-    a:Tensor, # (B,C,*S) image, any unit
+    a:Tensor, # (B,C,*S) image, about as large as [-1,1]: `eps` is a number and not a share
     b:Tensor, # (B,C,*S) image on the same grid as `a`
     kind:str='sobel', polarity:str='signed', # kind, polarity: as for `gradient_correlation`
     eps:float=1e-8, # as for `gradient_correlation`
