@@ -178,3 +178,8 @@ def test_refusals_name_the_need():
     with pytest.raises(XModSegError, match='no vertebra'): screws(Volume(np.zeros((9, 9, 9), 'int16'), np.eye(4), 'label'))
     with pytest.raises(XModSegError, match='severity'): random_cbct_settings(np.random.default_rng(0), 'worst')
     with pytest.warns(UserWarning, match='do not look like HU'): cbct(ct().with_data(ct().data/1000))
+
+def test_screws_need_an_axis_along_the_patient():
+    y = np.zeros((20, 20, 20), np.uint8); y[5:15, 5:15, 4:16] = 1
+    with pytest.raises(XModSegError, match='ASR'): screws(Volume(y, np.array([[0, 0, 3., 0], [3., 0, 0, 0], [0, 3., 0, 0], [0, 0, 0, 1]]), 'label'))
+    assert len(screws(Volume(y, np.diag([3., 3, 3, 1]), 'label'))) == 2

@@ -367,3 +367,8 @@ def test_DRR_E7_a_thick_part_and_an_empty_one():
     assert lo < .5*hi
     close(film(p, g(), **off), radiograph(-(first[1].clamp_min(1)/1e9).log().clamp(max=0), lo=lo, hi=hi), rtol=0, atol=1e-5)
     assert film(torch.zeros(1, 1, 30, 30), g()).mean() < -.8
+
+def test_DRR_E6_a_shadow_smaller_than_one_pixel_in_two_hundred_keeps_its_greys():
+    p = torch.zeros(1, 1, 100, 100); p[0, 0, :5, :5] = torch.linspace(.1, 1, 25).view(5, 5)
+    x = radiograph(p)
+    assert len(x.unique()) == 26 and x.max() == 1 and x.min() == -1

@@ -469,3 +469,12 @@ def test_39_a_film_saved_again_under_another_patient_is_named(tmp_path):
     a.save(tmp_path/'p1.png'); a.save(tmp_path/'q7.jpg', quality=90); c.save(tmp_path/'z3.png')
     with pytest.warns(UserWarning, match='q7 looks like p1, but their patients are p1 and q7'): f = film_folder(tmp_path, 32)
     assert f.films.patient == ['p1', 'q7', 'z3'] and len(f.said) == 1
+
+@pytest.mark.parametrize('wrong', [dict(inverted='Fix'), dict(borders='none'), dict(colour='grey')])
+def test_an_option_that_is_none_is_refused_for_one_film_too(tmp_path, wrong):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path/'a.png')
+    with pytest.raises(XModSegError): prepared_film(tmp_path/'a.png', 32, **wrong)
+
+def test_a_body_grows_only_along_an_axis_that_runs_up():
+    a = np.diag([2., 2., -2., 1.]); ct = Volume(np.zeros((8, 8, 8), np.float32), a); labels = Volume(np.zeros((8, 8, 8), np.uint8), a, 'label')
+    with pytest.raises(XModSegError, match='RAI'): continued(ct, labels, below=10)

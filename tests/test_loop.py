@@ -401,3 +401,10 @@ def test_after_a_look_the_nets_are_back_at_work():
     m.net.register_forward_hook(lambda *a: modes.append(m.net.training))
     fit(m, [Bag(x_h=torch.zeros(1, 1, 8, 8), y_h=torch.zeros(1, 1, 8, 8))]*3, 3, log_every=1, device='cpu', watch=(lambda run: None,))
     assert modes == [True]*3
+
+def test_a_refused_run_leaves_the_log_of_the_other_as_it_was(tmp_path):
+    fit(gan(), Data(), 5, tmp_path, device='cpu', watch=(), log_every=1, save_every=5)
+    with open(tmp_path/'metrics.jsonl', 'a') as f: f.write('{"step": 6}\n{"step": 7}\n')           # written, then stopped before the next checkpoint
+    before = (tmp_path/'metrics.jsonl').read_bytes()
+    with pytest.raises(XModSegError, match='another data'): fit(gan(), Data(fingerprint='b'), 9, tmp_path, device='cpu', watch=())
+    assert (tmp_path/'metrics.jsonl').read_bytes() == before

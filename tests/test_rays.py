@@ -119,3 +119,8 @@ def test_refusals_name_the_need():
     with pytest.raises(XModSegError, match='inside the patient'): Fan((64, 64), (9., 9.), source=300.)
     with pytest.raises(XModSegError, match=r'needed \(B,64,64\)'): project(torch.zeros(1, 32, 64), g)
     with pytest.raises(XModSegError, match='does not fit'): backproject(torch.zeros(1, 80, 5), g)
+
+def test_slices_and_sinograms_of_another_scanner_are_refused():
+    with pytest.raises(XModSegError, match='slices do not fit'): project_cone(torch.ones(3, 32, 32), g, 2.)
+    with pytest.raises(XModSegError, match='slices do not fit'): project_cone(torch.ones(3, 64, 64), g, 0.)
+    with pytest.raises(XModSegError, match='sinogram does not fit'): reconstruct(torch.ones(2, 90, g.bins), g)

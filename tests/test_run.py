@@ -300,3 +300,12 @@ def test_what_cannot_be_written_is_named_and_the_old_file_stands(tmp_path, monke
 
 def test_scores_of_numpy_are_kept(tmp_path):
     r = Records(tmp_path, 0, 'tiny', lambda row: 1); r.keep('M1', dict(y=dict(dice=np.float32(.5))), 1.); assert r.done('M1')['scores'] == dict(y=dict(dice=.5))
+
+def test_a_picture_watch_serves_two_runs(tmp_path):
+    class Fig:
+        def savefig(self, path): path.write_text('x')
+    watch = panels(lambda run: Fig(), every=10)
+    for name in ('a', 'b'):
+        (tmp_path/name).mkdir()
+        for step in range(1, 41): watch(Bag(step=step, start=0, steps=40, out=tmp_path/name, log={}, seconds=1.))
+    assert [p.name for p in sorted((tmp_path/'b'/'panels').iterdir())] == [p.name for p in sorted((tmp_path/'a'/'panels').iterdir())] == [f'step_{k:08d}.png' for k in (10, 20, 30, 40)]

@@ -411,3 +411,20 @@ def test_a_film_s_masks_have_smooth_rims(tmp_path):
     p = torch.zeros(1, 4, 32, 32); p[:, 0, 11:21, 11:21] = 1; p[:, 0, 11, 11] = 0
     m = segment_film(SimpleNamespace(config=dict(films=dict(side=32, organs=['a', 'b', 'c', 'd'])), parameters=lambda: iter([p]), segment=lambda x: p), picture(tmp_path/'a.png', shaded(320, 320)))
     assert not m.a[110:120, 120].all() and m.a[115, 129] and not m.a[111, 121]            # a cut corner is a slope, not a step
+
+def test_lessons_are_not_a_trained_translator(tmp_path):
+    fit(Lessons(organ_net(**HOW), built=HOW), [batch()], 1, tmp_path, device='cpu', watch=())
+    with pytest.raises(XModSegError, match='a file of another method'): load_tdgan(next(tmp_path.glob('*.safetensors')))
+
+@pytest.mark.parametrize('films', [dict(side=32, organs=['lung']), dict(side=32), dict(side=32, organs=['bone', 'heart', 'liver', 'lung'], window=3)])
+def test_films_name_every_map_of_U(films):
+    with pytest.raises(XModSegError, match='not those of U'): build(films=films)
+
+def test_a_reference_may_be_an_array():
+    assert build(films=dict(side=32, organs=['bone', 'heart', 'liver', 'lung'], reference=np.zeros((2, 2)))).config['films']['reference'] == [[0., 0.], [0., 0.]]
+
+def test_what_is_odd_about_a_film_is_said(tmp_path):
+    x = np.random.default_rng(0).integers(60, 255, (64, 64)).astype(np.uint8); x[:12] = 0; x[-12:] = 0
+    Image.fromarray(x).save(tmp_path/'a.png')
+    net = build(films=dict(side=32, organs=['bone', 'heart', 'liver', 'lung'])).eval()
+    with pytest.warns(UserWarning, match='a plain border'): net.segment(tmp_path/'a.png')

@@ -407,3 +407,28 @@ def test_UNPAIRED_E7_refuses(what):
 def test_UNPAIRED_E2_no_part_is_empty(n, shares):
     parts = split_patients([f'p{k}' for k in range(n)], shares)
     assert all(parts) and len(sum(parts, [])) == n == len(set(sum(parts, [])))
+
+def test_UNPAIRED_E6_a_picture_that_is_not_square_is_turned_and_not_sheared():
+    "A vertical bar: the angle that is drawn is the angle that is seen, however wide the picture."
+    from xmodseg.unpaired import _moved
+    for h, w in ((64, 64), (48, 96), (96, 48)):
+        x = torch.zeros(1, 1, h, w); x[..., w//2 - 2:w//2 + 2] = 1.
+        for seed in range(3):
+            drawn = float(.5*(2*torch.rand(1, generator=torch.Generator().manual_seed(seed)) - 1))
+            y = _moved(1, .5, 0., 0., torch.Generator().manual_seed(seed))(x)[0, 0]
+            i, j = torch.nonzero(y[8:-8] > .5, as_tuple=True)
+            slope = np.polyfit(i.numpy(), j.numpy(), 1)[0]
+            assert abs(np.arctan(slope)) == pytest.approx(abs(drawn), abs=.05), (h, w, seed)
+
+def test_a_mask_is_resampled_as_a_mask_whatever_it_calls_itself():
+    m = np.zeros((12, 12, 12), np.float32); m[4:8, 4:8, 4:8] = 1
+    v = Volume(np.random.default_rng(0).normal(0, 100, m.shape).astype(np.float32), np.diag([2., 2, 2, 1]))
+    counts = {kind: sum(int(y.sum()) for y in cut(v, Volume(m, v.affine, kind), spacing=1.).y) for kind in ('label', 'image')}
+    assert counts == {'label': 512, 'image': 512}
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_UNPAIRED_E7_curves_keep_the_kind_of_numbers(dtype):
+    x = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
+    greys = torch.tensor([[-1., .5, 0., 1.]])
+    y = curved(x.to(dtype), greys)
+    assert y.dtype == dtype and (y.float() - curved(x, greys)).abs().max() < .03

@@ -155,6 +155,7 @@ def screws(
     radius:float=3., # mm
 )->list: # rods (start, end, radius) in mm, two for each vertebra
     "Pairs of pedicle screws: from behind, left and right, converging into the body; never two pairs in one vertebra."
+    if labels.axes[2] not in 'SI': raise XModSegError('the third axis must run along the patient', found=labels.axes, needed='RAS', fix='call .to_ras() first', file=labels.name or None)
     y, rng, rods = np.asarray(labels.data), np.random.default_rng(seed), []
     if not (y > 0).any(): raise XModSegError('no vertebra to put a screw in', found='an empty label volume', needed='labels > 0', fix='give cbct(metal=[(start, end, radius), ...])')
     places = _places(y, labels.spacing[2])

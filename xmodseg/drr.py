@@ -217,6 +217,7 @@ def radiograph(
     "A line integral as an image; what is bright is said, not guessed (DRR.E6)."
     if hi is not None and not (torch.as_tensor(hi) > lo).all(): raise XModSegError('white must lie above black', found=f'lo={lo}, hi={hi}', needed='hi above lo', fix='leave hi out, and each image sets its own')
     top = torch.quantile(p.flatten(1), .995, dim=1)[:, None, None, None] if hi is None else torch.as_tensor(hi, dtype=p.dtype)
+    if hi is None: top = torch.where(top > lo, top, p.amax((1, 2, 3), keepdim=True))   # a shadow smaller than that
     return _hung(2*((p - lo)/(top - lo).clamp(min=1e-6)).clamp(0, 1) - 1, polarity)
 
 # %% ../nbs/13_drr.ipynb #73b9a887

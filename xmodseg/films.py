@@ -154,6 +154,7 @@ def prepared_film(
     colour:str='refuse', borders:str='cut', reference:np.ndarray=None, inverted:str='refuse', # colour, borders, reference, inverted: as for `film_folder`
 )->tuple: # film (side,side) in [-1,1], shape of the file, border cut off it (px), remarks
     "One X-ray as the nets see it: without border, square, stretched, of known polarity (FILMS.E2, FILMS.E3)."
+    for v, allowed in ((borders, ('cut', 'keep', 'refuse')), (inverted, ('refuse', 'fix', 'keep')), (colour, ('refuse', 'convert'))): _one_of(v, allowed)
     a = read_film(path, colour)
     cut, said = letterbox(a), []
     if max(cut) < max(2, .01*min(a.shape)): cut = (0, 0, 0, 0)
@@ -184,7 +185,6 @@ def film_folder(
     **columns, # index.csv: image='image', label='label', and rows to keep, e.g. view='PA'; refused where there is no index.csv
 )->Bag: # films: Slices without masks; scored: those that have masks (L,side,side), or None; said: remarks
     "The reader's X-rays, each looked at before it is used (FILMS.E2, FILMS.E3)."
-    for v, allowed in ((borders, ('cut', 'keep', 'refuse')), (inverted, ('refuse', 'fix', 'keep')), (colour, ('refuse', 'convert'))): _one_of(v, allowed)
     found, folder, organs = [], Path(folder), organs or dict(lung=())
     for c in film_cases(folder, **columns):
         x, shape, cut, said = prepared_film(c.image, side, colour, borders, reference, inverted)
@@ -214,7 +214,7 @@ def continued(
 )->tuple: # both, longer; nothing is labelled in what was added
     "The body goes on where the scan ends: its last slice without air and ribs, again and again (FILMS.E4)."
     if d := grid_difference(ct.grid, labels.grid): raise XModSegError('CT and labels lie on different grids', found=d, needed='one place', fix='resample with labels.like(ct)', file=labels.name or None)
-    if min(below, above) < 0: raise XModSegError('a body can only grow', found=f'{below} and {above} mm', needed='0 or more')
+    if min(below, above) < 0 or ct.axes[2] != 'S': raise XModSegError('a body can only grow, along an axis that runs up', found=f'{below} and {above} mm, axes {ct.axes}', needed='0 or more, and a third axis that runs up', fix='call .to_ras() first')
     low, high = [int(np.ceil(mm/ct.spacing[2])) for mm in (below, above)]
     a = ct.affine.copy(); a[:3, 3] -= a[:3, 2]*low
     return Volume(np.concatenate([_end(ct, 0, low), ct.data, _end(ct, -1, high)], 2), a, name=ct.name), Volume(np.pad(labels.data, ((0, 0), (0, 0), (low, high))), a, 'label', labels.name)

@@ -206,7 +206,7 @@ def _agree(kept, now, file):
 
 def _begin(loop, run, data, steps):
     "The step to begin with: that of the newest checkpoint, whose state is put back, or 0."
-    kept = run.load() if run else None
+    kept = run.load(lambda s: _agree(s['names'], _names(loop, data), run.out)) if run else None
     if loop.acc.num_processes > 1:
         from accelerate.utils import broadcast_object_list
         kept = broadcast_object_list([kept])[0]

@@ -146,6 +146,7 @@ def project_cone(
     step:float, # mm between slices and between detector rows
 )->Tensor: # (Z,views,bins) line integrals; above and below the volume its last slices go on
     "Rays from one source through all slices (RAYS.E4)."
+    if mu.ndim != 3 or tuple(mu.shape[1:]) != tuple(g.shape) or not step > 0: raise XModSegError('slices do not fit the scanner', found=f'{tuple(mu.shape)}, {step} mm apart', needed=f'(Z,{g.shape[0]},{g.shape[1]}), a step above 0', fix='build Fan from the shape of the slices')
     h, s, t = g.pitch, g.offsets.float()[:, None], _rows(len(mu), step)[:, None, None]
     u = torch.arange(-g.reach, g.reach + h, h)
     near, out = 1 - u/g.source, []
@@ -181,6 +182,7 @@ def reconstruct(
     step:float=None, # mm between rows of a cone beam; None: every slice is a fan of its own
 )->Tensor: # (B,H,W) attenuation per mm
     "Filtered back-projection: weigh, filter, smear (RAYS.E2)."
+    if p.ndim != 3 or tuple(p.shape[1:]) != (g.views, g.bins): raise XModSegError('the sinogram does not fit the scanner', found=tuple(p.shape), needed=f'(B,{g.views},{g.bins})', fix='make it with project(mu, g)')
     t = _rows(len(p), step or 0.)[:, None, None]
     tilt = (g.source/(g.source**2 + g.offsets**2 + t**2).sqrt()).to(p)
     q = filter_sinogram(p*tilt, g.pitch, cutoff)

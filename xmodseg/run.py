@@ -151,9 +151,10 @@ class Run:
         "Write the checkpoint of a step and keep the one before it."
         save_checkpoint(self.out/f'checkpoint_{step:08d}.safetensors', state)
         for old in self.checkpoints()[:-2]: old.unlink()
-    def load(self)->dict|None:
+    def load(self, agree:Callable=lambda state: None)->dict|None: # agree: is shown the state first, and raises when it is not to be taken up
         "The newest state, or None; log lines written after it are dropped, so that the log reads as if nobody had stopped."
         state = load_checkpoint(self.checkpoints()[-1]) if self.checkpoints() else None
+        if state: agree(state)
         _keep_lines(self.out, state['step'] if state else 0)
         return state
     def log(self,
@@ -244,11 +245,10 @@ def panels(
     every:int=1000, # steps between two files
 )->Callable: # a watch
     "Save a picture of the run every so often, as out/panels/step_00001000.png, and at the end."
-    at = []
+    at = {}   # folder of a run -> step of its last panel
     def watch(run):
-        due = run.step//every > (at or [run.start])[-1]//every or run.step >= run.steps
-        if run.out is None or not due: return
-        at[:] = [run.step]
+        if run.out is None or not (run.step//every > at.get(run.out, run.start)//every or run.step >= run.steps): return
+        at[run.out] = run.step
         (Path(run.out)/'panels').mkdir(exist_ok=True)
         try: draw(run).savefig(Path(run.out)/'panels'/f'step_{run.step:08d}.png')
         except Exception as e: warnings.warn(f'no panel at step {run.step}: {type(e).__name__}: {e}')

@@ -4,7 +4,7 @@
 
 # %% ../nbs/34_tdgan.ipynb #4d64395f
 from __future__ import annotations
-import copy, hashlib
+import copy, hashlib, warnings
 from pathlib import Path
 from typing import Callable
 import numpy as np
@@ -107,6 +107,10 @@ def critic_drr(
     "What D_drr wants small: it tells a radiograph and its maps from a translated X-ray and its maps (TDGAN.E2)."
     fake = net.pool_drr({k: p[f'{k}_xr2drr'] for k in 'xy' if f'{k}_xr2drr' in p})
     return spot(net.D_drr(net.shown(b.x_h, p.get('y_drr'))), net.D_drr(net.shown(**fake)), net.mode)
+def _its_films(films, n): # arrays as plain numbers; n maps of U want n names
+    films = films and {k: v.tolist() if isinstance(v, np.ndarray) else v for k,v in films.items()}
+    if films and (len(films.get('organs') or ()) != n or set(films) - {'side', 'organs', 'reference'}): raise XModSegError('films that are not those of U', found=', '.join(f'{k} {v}' for k,v in films.items() if k != 'reference'), needed=f'side, and {n} organs in the order of its maps')
+    return films
 
 # %% ../nbs/34_tdgan.ipynb #8c9acc6a
 WEIGHTS = dict(DX=1., XD=1., XX=10., DD=10., seg=1., idt=5.)   # adversarial 1, cycles 10; seg is not printed; idt is ours, half a cycle
@@ -136,7 +140,7 @@ class TDGAN(Method):
         weights:dict|None=None, # lambdas that differ from WEIGHTS
     ):
         if row not in ('Vanilla', *ROWS): raise XModSegError('no such row', found=row, needed=', '.join(['Vanilla', *ROWS]))
-        config = {k: v for k,v in locals().items() if k not in ('self', 'task', 'weights', '__class__')}
+        config = {k: v for k,v in {**locals(), 'films': _its_films(films, task.n_maps)}.items() if k not in ('self', 'task', 'weights', '__class__')}
         refuse_unknown(weights or {}, (*WEIGHTS, 'D_xr', 'D_drr'))
         super().__init__({**WEIGHTS, **(weights or {})}, dict(config, U=task.mark(), built=task.built))
         self.row, self.lr, self.mode, self.detach_condition, self.U = row, lr, mode, detach_condition, task
@@ -248,9 +252,8 @@ def load_tdgan(
     "A trained network from a file, with its U."
     s = load_checkpoint(path or shipped('tdgan'))
     if 'names' in s: s = dict(config=s['names']['config'], weights=s['names']['weights'], method=s['loop']['method'])
-    if 'built' not in s['config']: raise XModSegError('a file of another method', found=f'config of {", ".join(sorted(s["config"]))}', needed='one of save_tdgan, or a run of this method', file=path)
-    built = s['config']['built']
-    if task is None and built is None: raise XModSegError('the file does not say how its task network is made', found='a U of your own', needed='a Task with that network', fix='pass task=Task(net, maps, loss, n_maps)', file=path)
+    if not {'built', 'row'} <= set(s.get('config') or {}): raise XModSegError('a file of another method', found=f'config of {", ".join(sorted(s.get("config") or {})) or "nothing"}', needed='one of save_tdgan, or a run of this method', file=path)
+    if task is None and (built := s['config']['built']) is None: raise XModSegError('the file does not say how its task network is made', found='a U of your own', needed='a Task with that network', fix='pass task=Task(net, maps, loss, n_maps)', file=path)
     net = TDGAN(copy.deepcopy(task) or Task(organ_net(**built), built=built), weights=s['weights'], **{k: v for k,v in s['config'].items() if k not in ('U', 'built')})
     new = {k: v.float() if v.is_floating_point() else v for k,v in s['method'].items() if k[:2] in ('G_', 'U.')}
     net.load_state_dict({**net.state_dict(), **new})
@@ -267,7 +270,8 @@ def segment_film(
 )->Bag: # organ -> (H,W) uint8 mask on the film's own pixels, hung as `read_film` hangs it: a NIfTI array is turned
     "From one X-ray file to its masks."
     f = _films_of(net)
-    x, (h, w), (t, b, l, r), _ = prepared_film(path, f.side, colour, 'cut', f.reference, inverted)
+    x, (h, w), (t, b, l, r), said = prepared_film(path, f.side, colour, 'cut', f.reference, inverted)
+    if said: warnings.warn(f'{path}: {"; ".join(said)}', stacklevel=3)
     p = net.segment(torch.from_numpy(x)[None, None].to(f.device)).cpu()
     masks = np.zeros((p.shape[1], h, w), np.uint8)
     masks[:, t:h - b, l:w - r] = interpolate(p, (h - b - t, w - r - l), mode='bilinear')[0].numpy() > .5
@@ -292,5 +296,4 @@ def score_films(
     if lost := [o for o in organs if o not in f.organs]: raise XModSegError('the net knows no such organ', found=', '.join(lost), needed=f'some of {", ".join(f.organs)}', fix='name the organs as the net does', file=folder)
     there = film_folder(folder, f.side, organs, reference=f.reference, **how).scored
     if there is None: raise XModSegError('no film has a mask', found='films only', needed='masks of the same names in `masks`, or a column of index.csv', fix='pass label=...', file=folder)
-    at = [f.organs.index(o) for o in organs]
-    return organ_scores(lambda x: net.segment(x)[:, at], there, tuple(organs), device=f.device)
+    return organ_scores(lambda x: net.segment(x)[:, [f.organs.index(o) for o in organs]], there, tuple(organs), device=f.device)

@@ -112,7 +112,7 @@ def cut(
     ready = lambda v: v.to_ras() if spacing is None else v.to_ras().resample(spacing)
     vol = ready(vol)
     image = window(to_slices(vol.data, axis), *hu).astype(np.float32)
-    y = None if mask is None else (to_slices(ready(mask).data, axis) > 0).astype(np.uint8)
+    y = None if mask is None else (to_slices(ready(mask.with_data(mask.data > 0, 'label')).data, axis) > 0).astype(np.uint8)
     clean = None if truth is None else window(to_slices(ready(truth).data, axis), *hu).astype(np.float32)
     mm = np.abs(np.arange(len(image)) - (len(image) - 1)/2)*vol.spacing[axis]
     keep = np.ones(len(image), bool) if within is None else mm <= within
@@ -248,7 +248,8 @@ def _moved(n, turn, zoom, shift, g):
     u = lambda most: most*(2*torch.rand(n, generator=g) - 1)
     a, z = u(turn), 1 + u(zoom)
     T = torch.stack([torch.stack([z*a.cos(), -z*a.sin(), u(shift)], 1), torch.stack([z*a.sin(), z*a.cos(), u(shift)], 1)], 1)
-    return lambda v, mode='bilinear': F.grid_sample(v, F.affine_grid(T, v.shape, align_corners=False), mode, 'border', align_corners=False)
+    sides = lambda h, w: torch.tensor([[1., h/w, 1.], [w/h, 1., 1.]])   # T counts in half sides: without this a picture that is not square would be sheared
+    return lambda v, mode='bilinear': F.grid_sample(v, F.affine_grid(T*sides(*v.shape[-2:]), v.shape, align_corners=False), mode, 'border', align_corners=False)
 
 # %% ../nbs/14_unpaired.ipynb #a130d75d
 class Varied:
@@ -282,9 +283,9 @@ def curved(
 )->Tensor: # as `x`
     "Greys through a broken line, one for each picture (UNPAIRED.E7)."
     if greys.ndim != 2 or len(greys) != len(x) or greys.shape[1] < 2: raise XModSegError('curves do not fit the pictures', found=f'{tuple(greys.shape)} for {len(x)} pictures', needed='(B,K), K at least 2')
-    t = (x.flatten(1).clamp(-1, 1) + 1)/2*(greys.shape[1] - 1)
+    t = (x.flatten(1).float().clamp(-1, 1) + 1)/2*(greys.shape[1] - 1)
     k = t.long().clamp(max=greys.shape[1] - 2)
-    return torch.lerp(greys.gather(1, k), greys.gather(1, k + 1), t - k).view_as(x)
+    return torch.lerp(greys.gather(1, k), greys.gather(1, k + 1), t - k).to(x.dtype).view_as(x)
 
 def random_curves(
     n:int, # pictures
