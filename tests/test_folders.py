@@ -299,4 +299,4 @@ def test_labels_of_dataset_json_are_numbers(tmp_path, labels):
 
 def test_a_row_of_dataset_json_names_files(tmp_path):
     (tmp_path/'dataset.json').write_text(json.dumps(dict(training=[dict(image='a.nii.gz', label=['a'])])))
-    with pytest.raises(XModSegError, match='names no files'): cases(tmp_path)
+    with pytest.raises(XModSegError, match='a label that names no file'): cases(tmp_path)

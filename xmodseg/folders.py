@@ -64,7 +64,7 @@ def _from_json(folder, d, split, channel):
     if not isinstance(rows, list): return None
     rows = [dict(image=r) if isinstance(r, str) else r for r in rows]
     bad = [r for r in rows if not (isinstance(r, dict) and isinstance(r.get('image'), str) and isinstance(r.get('label') or '', str))]
-    if bad: raise XModSegError('dataset.json lists a case that names no files', found=bad[0], needed='{"image": "...", "label": "..."}', file=folder/'dataset.json')
+    if bad: raise XModSegError('dataset.json lists a case without an image, or a label that names no file', found=bad[0], needed='{"image": "...", "label": "..."}', file=folder/'dataset.json')
     def there(p): # the first nnU-Net lists names without their channel
         with_channel = p.with_name(f'{_stem(p)}_{channel:04d}{volume_ending(p)}')
         return with_channel if not p.exists() and with_channel.exists() else p
