@@ -150,12 +150,12 @@ def switches(page):
     for cell in page.locator('.jp-CodeCell:has(.noUi-handle)').all():
         for kind, act in use.items():
             for box in cell.locator(kind.split()[0]).all():
-                label = (box.locator('.widget-label').first.text_content() if box.locator('.widget-label').count() else '') or kind.split()[0][8:]
+                label = (box.locator('.widget-label').first.text_content() if box.locator('.widget-label').count() else '').strip('\u200b ') or kind.split()[0][8:]
                 control = box.locator(kind.split()[1]).first
                 control.scroll_into_view_if_needed()
                 before = pictures(cell)
                 act(control)
-                found.append((label.strip().strip('\u200b') or kind.split()[0][8:], changed(page, cell, before)))
+                found.append((label, changed(page, cell, before)))
                 if 'play' in kind: control.click()               # the same button stops it
                 idle(page, 60)
     return found

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from .core import Bag, XModSegError, refuse_unknown
 from .volume import Volume, window
-from .geometry import _numbers, component, majority, otsu_slices
+from .geometry import _places, component, majority, otsu_slices
 from .implicit import _PARTS, vertebra_sdf
 from .phantom import _TISSUE, _choose, _generator, _receive, render_mr
 
@@ -248,9 +248,7 @@ VOTE_FROM = -50. # HU: in a CT, darker voxels (air, fat) have no vote on the thr
 def _around(mask, affine, centres, mm=12.):
     "Voxels of the mask within so many mm of a centre: what belongs to the spine touches one of these."
     from scipy.spatial import cKDTree
-    if not centres: raise XModSegError('no level has a centre', found='an empty dict', needed='level -> point in mm', fix='pass centres=None for the largest piece')
-    points = np.concatenate([_numbers(np.atleast_2d(p), f'the centre of {k}', ('k', 3)).astype(float) for k, p in centres.items()])
-    near, where = np.zeros(mask.shape, bool), np.argwhere(mask)
+    points, near, where = np.concatenate(_places(centres)), np.zeros(mask.shape, bool), np.argwhere(mask)
     far = cKDTree(points).query(where @ affine[:3, :3].T + affine[:3, 3], distance_upper_bound=mm)[0]
     near[tuple(where[np.isfinite(far)].T)] = True
     if len(where) and not near.any(): raise XModSegError('no bone near a level', found=f'no bright voxel within {mm:g} mm of a centre', needed='centres in mm, RAS+, inside the vertebrae', fix='look at the range of votes, and at the frame of the centres')

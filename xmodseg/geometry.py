@@ -111,6 +111,10 @@ def component(
     return m & np.isin(parts, touched)
 
 # %% ../nbs/03_geometry.ipynb #3dc547a3
+def _places(centres):
+    "The points of each level, (k,3) mm."
+    if not centres: raise XModSegError('no level has a centre', found='an empty dict', needed='level -> point in mm')
+    return [_numbers(np.atleast_2d(p), f'the centre of {k}', ('k', 3)).astype(float) for k, p in centres.items()]
 def split_levels(
     mask:Any, # (X,Y,Z) mask, 0 and 1
     centres:dict, # level -> (3,) mm, a point in each vertebra; or (k,3), several
@@ -119,8 +123,7 @@ def split_levels(
     "Each bone voxel goes to the level whose centre is nearest in mm (GEO.E3)."
     from scipy.spatial import cKDTree
     m, a = _mask(mask), _affine(affine)
-    if not centres: raise XModSegError('no level has a centre', found='an empty dict', needed='level -> point in mm')
-    c = [_numbers(np.atleast_2d(p), f'the centre of {k}', ('k', 3)).astype(float) for k, p in centres.items()]
+    c = _places(centres)
     number, every = np.repeat(np.arange(len(c)), [len(p) for p in c]), np.concatenate(c)
     held = np.unique(np.c_[np.unique(every, axis=0, return_inverse=True)[1].ravel(), number], axis=0)   # place and level, each pair once
     if both := [str(list(centres)[k]) for i in np.flatnonzero(held[1:, 0] == held[:-1, 0]) for k in held[i:i + 2, 1]]: raise XModSegError('two levels share one centre', found=', '.join(dict.fromkeys(both)), needed='one place each')
