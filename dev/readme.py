@@ -1,7 +1,7 @@
-"""README.md from nbs/index.ipynb, whose two generated parts are filled first: the map of floors and the table of results.
+"""README.md from nbs/index.ipynb, whose two generated parts are filled first, the map of floors and the short table of results; and the tables of RESULTS.md.
 
     python dev/readme.py             say what is out of step (exit code 1)
-    python dev/readme.py --write     bring both files into step
+    python dev/readme.py --write     bring the three files into step
 """
 import argparse, json, re, sys
 import nbformat
@@ -10,7 +10,7 @@ from nbdev.clean import clean_nb, process_write
 import results_table
 from tree import root
 
-index = root/'nbs/index.ipynb'
+index, told = root/'nbs/index.ipynb', root/'RESULTS.md'
 floors = {'0': 'ground: what everything stands on', '1': 'patients and scanners', '2': 'nets, losses and the game', '3': 'methods, one paper each', '4': 'full runs'}
 
 def chapter(path):
@@ -38,13 +38,20 @@ def fill(text, name, body):
 
 def filled(nb):
     "index.ipynb with its generated parts as they should be."
-    parts = dict(map=map_of_floors(root/'nbs'), results=results_table.table(root/'results'))
+    parts = dict(map=map_of_floors(root/'nbs'), results=results_table.headline(root/'results', told.read_text(encoding='utf-8')))
     for c in nb['cells']:
         if c['cell_type'] != 'markdown': continue
         text = was = ''.join(c['source'])
         for name, body in parts.items(): text = fill(text, name, body)
         if text != was: c['source'] = text.splitlines(True)
     return nb
+
+def retold(text):
+    "RESULTS.md with its tables as they should be."
+    tables = results_table.tables(root/'results')
+    results_table.refuse_untold(text, tables)
+    for name, body in tables.items(): text = fill(text, name, body)
+    return text
 
 def readme(nb):
     "The same text for the root of the project: links start there, notes to nbdev are left out."
@@ -60,7 +67,9 @@ if __name__ == '__main__':
     was = nbformat.read(index, 4)
     now = filled(json.loads(index.read_text(encoding='utf-8')))
     text = readme(nbformat.reads(json.dumps(now), 4))
-    if a.write: (root/'README.md').write_text(text, encoding='utf-8')
-    late = [] if [c.source for c in was.cells] == [''.join(c['source']) for c in now['cells']] else ['nbs/index.ipynb']
+    results = retold(told.read_text(encoding='utf-8'))
+    if a.write: (root/'README.md').write_text(text, encoding='utf-8'); told.write_text(results, encoding='utf-8')
+    late = [] if told.read_text(encoding='utf-8') == results else ['RESULTS.md']
+    late += [] if [c.source for c in was.cells] == [''.join(c['source']) for c in now['cells']] else ['nbs/index.ipynb']
     if not (root/'README.md').exists() or (root/'README.md').read_text(encoding='utf-8') != text: late.append('README.md')
     if late: sys.exit(f'out of step: {", ".join(late)}; run python dev/readme.py --write')

@@ -30,7 +30,7 @@ def sh(*words, cwd=root, threads=None, net=False, **env):
 def tool(name): return Path(sys.executable).with_name(name)
 
 def export(tmp):
-    "nbdev_export and nbdev_clean change nothing; README.md and EQUATIONS.md are in step."
+    "nbdev_export and nbdev_clean change nothing; README.md, RESULTS.md and EQUATIONS.md are in step."
     there = tree.copy(tmp/'export')
     before = tree.state(there)
     for name in ('nbdev_export', 'nbdev_clean'): sh(tool(name), cwd=there, PYTHONPATH=str(there))

@@ -362,7 +362,7 @@ def test_COLUMN_E6_a_scan_is_stretched_as_what_it_is():
 # ---- what a caller meets first
 
 def test_bone_by_default_is_bone_and_not_flesh():
-    "The shipped net on a person whom nobody has met: the default votes from -50 HU, as every number of the README does."
+    "The shipped net on a person whom nobody has met: the default votes from -50 HU, as every number of RESULTS.md does."
     from xmodseg.metrics import dice
     from xmodseg.spines import spine_cases
     case, = spine_cases([(7000, 30.)], 'opposed', world=dict(shape=(48, 56, 80), spacing=(2.5, 2.5, 2.5)), workers=1)

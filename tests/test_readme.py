@@ -1,17 +1,22 @@
-"What the README says works: its links lead somewhere, its snippet runs."
+"What README and RESULTS say works: their links lead somewhere, the snippet runs."
 import re
 import pytest
-import readme
+import readme, results_table
 from tree import root
 
-text = (root/'README.md').read_text(encoding='utf-8')
+told = {name: (root/name).read_text(encoding='utf-8') for name in ('README.md', 'RESULTS.md')}
+text = told['README.md']
 
-def test_links_lead_to_files():
-    links = [l for l in re.findall(r'\]\(([^)]+)\)', text) if not l.startswith(('http', '#'))]
+@pytest.mark.parametrize('name', told)
+def test_links_lead_to_files_and_headings(name):
+    links = [l for l in re.findall(r'\]\(([^)]+)\)', told[name]) if not l.startswith('http')]
     assert links and [l for l in links if not (root/l.split('#')[0]).exists()] == []
+    slugs = {n: [results_table.slug(h) for h in re.findall(r'^#+ (.+)$', t, re.M)] for n, t in told.items()}
+    assert [l for l in links if '#' in l and l.split('#')[1] not in slugs[l.split('#')[0] or name]] == []
 
-def test_commands_name_files_that_exist():
-    named = re.findall(r'(?:papermill|python) ((?:nbs|dev)/\S+)', text)
+@pytest.mark.parametrize('name', told)
+def test_commands_name_files_that_exist(name):
+    named = re.findall(r'(?:papermill|python) ((?:nbs|dev|benchmarks)/\S+?)(?=[`\s])', told[name])
     assert named and [n for n in named if not (root/n).exists()] == []
 
 def test_snippet_runs(tmp_path, monkeypatch):

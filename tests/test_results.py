@@ -42,7 +42,7 @@ def test_merge_of_a_cross_validation(tmp_path, paths):
     m = merge_results.merge(paths(*runs), folds=True)
     assert m['folds'] == [0, 1, 2] and m['seeds'] == [0] and m['rows']['M5']['y_l']['dice'] == [.9, .8, .7] and m['command'] == 'papermill nbs/44.ipynb OUT.ipynb -p size tiny -p steps 60'
     merge_results.write(m, tmp_path/'r'/'44_tiny.json')
-    assert 'folds 0 1 2, 2 minutes a fold' in results_table.table(tmp_path/'r')
+    assert 'folds 0 1 2, 2 minutes a fold' in results_table.tables(tmp_path/'r')['44_tiny']
     with pytest.raises(SystemExit, match='already has'): merge_results.merge(paths(*runs))                     # without --folds they are one seed, three times
     with pytest.raises(SystemExit, match='seed differs'): merge_results.merge(paths(part(0, .9), {**part(1, .8), 'seed': 1}), folds=True)
 
@@ -94,11 +94,24 @@ def test_tolerances():
         with pytest.raises(SystemExit): compare_results.tolerances(bad)
 
 def test_the_table_has_mean_and_population_deviation(tmp_path, paths):
-    assert results_table.table(tmp_path/'none') == 'No run is recorded yet.'
+    assert results_table.tables(tmp_path/'none') == {}
     merge_results.write(record(paths), tmp_path/'40_sadn_tiny.json')
-    text = results_table.table(tmp_path)
+    text = results_table.tables(tmp_path)['40_sadn_tiny']
     assert '| M5 | y_l | 0.850 ± 0.050 | 9.00 ± 1.00 | 0.585 ± 0.005 |' in text      # ddof 0: the sample deviation of .8 and .9 is 0.071
     assert '|  | m_l | 0.750 ± 0.050 | – |  |' in text and 'seeds 0 1' in text and 'results/40_sadn_tiny.json' in text
+
+def test_the_short_table_tells_the_share_of_the_gap(tmp_path, monkeypatch):
+    rows = dict(low=dict(y=dict(dice=[.4, .6])), ours=dict(y=dict(dice=[.6, .8])), high=dict(y=dict(dice=[.9, .9])))
+    (tmp_path/'40_x.json').write_text(json.dumps(dict(rows=rows)))
+    monkeypatch.setattr(results_table, 'headlines', [['40_x', 'bone', 'some', 'dice', 'low y', 'ours y', 'high y'], ['40_x', 'bone', 'some', 'dice', 'low y', 'ours y', '–']])
+    text = results_table.headline(tmp_path, '# All\n\n### Bone: 3,5 `steps`\n\n<!-- 40_x -->\n').splitlines()
+    assert text[2] == '| [bone](../RESULTS.md#bone-35-steps) | some | Dice | `ours y` | 0.500 ± 0.100 | 0.700 ± 0.100 | 0.900 ± 0.000 | 50 % |'
+    assert text[3].endswith('| 0.700 ± 0.100 | – | – |') and len(text) == 4
+
+def test_a_record_without_its_place_is_refused():
+    results_table.refuse_untold('<!-- a -->\n\n<!-- /a -->', ['a'])
+    with pytest.raises(SystemExit, match='b stands on one side only'): results_table.refuse_untold('<!-- a -->\n\n<!-- /a -->', ['a', 'b'])
+    with pytest.raises(SystemExit, match='a stands on one side only'): results_table.refuse_untold('<!-- a -->\n\n<!-- /a -->', [])
 
 def test_command_line(tmp_path, paths):
     py = lambda *words: subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, encoding='utf-8')
