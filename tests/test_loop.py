@@ -8,7 +8,7 @@ from xmodseg import run as run_module
 from xmodseg.core import Bag, XModSegError
 from xmodseg.game import CycleGAN, Method, Supervised
 from xmodseg.loop import Loop, Player, fit, linear_decay, moves, put_back
-from xmodseg.run import load_checkpoint, read_log
+from xmodseg.run import load_checkpoint, read_log, save_checkpoint
 
 class Data:
     "data[step] from the step alone; steps in `poison` hold a NaN, `act` runs when a step's batch is asked for."
@@ -308,6 +308,7 @@ def whole(tmp_path_factory):
 
 def ends_alike(a, b):
     s, t = (load_checkpoint(sorted(o.glob('checkpoint*'))[-1]) for o in (a, b))
+    assert min(u.pop('seconds') for u in (s, t)) > 0   # the clock alone may differ
     assert same(s, t) and s['step'] == 12 and len(s['loop']['method']['pool_l._extra_state']['items']) == 3
     assert (a/'metrics.jsonl').read_bytes() == (b/'metrics.jsonl').read_bytes()
     assert [l['step'] for l in read_log(b)] == list(range(1, 13))
@@ -320,6 +321,16 @@ def test_killed_with_SIGKILL_and_taken_up_it_ends_bit_for_bit_as_if_never_stoppe
     for how in deaths.values() if place == 'all three' else [deaths[place]]: assert child(tmp_path, **how) == -signal.SIGKILL
     assert child(tmp_path) == 0
     ends_alike(whole, tmp_path)
+
+def test_seconds_are_those_of_all_starts(tmp_path):
+    fit(gan(), Data(), 4, tmp_path, save_every=4, **quiet)
+    newest = sorted(tmp_path.glob('checkpoint*'))[-1]
+    s = load_checkpoint(newest); save_checkpoint(newest, {**s, 'seconds': 1000.})
+    r = fit(gan(), Data(), 8, tmp_path, save_every=4, **quiet)
+    assert 1000 < r.seconds < 1100 and load_checkpoint(sorted(tmp_path.glob('checkpoint*'))[-1])['seconds'] == pytest.approx(r.seconds, abs=1)
+    seen = []
+    fit(gan(), Data(), 12, tmp_path, save_every=4, log_every=1, **{**quiet, 'watch': [lambda v: seen.append(v.seconds)]})
+    assert max(seen) < 100   # a watch reckons the time to go from this start
 
 @posix
 def test_SIGTERM_saves_exits_143_and_resumes_exactly(tmp_path, whole):
@@ -335,7 +346,7 @@ def test_ctrl_C_saves_and_interrupts(tmp_path):
 
 def test_a_checkpoint_holds_all_that_is_promised(whole):
     s = load_checkpoint(sorted(whole.glob('checkpoint*'))[-1])
-    assert set(s) == {'step', 'names', 'loop', 'version'} and set(s['loop']) == {'method', 'opts', 'rng', 'scaler'}
+    assert set(s) == {'step', 'seconds', 'names', 'loop', 'version'} and set(s['loop']) == {'method', 'opts', 'rng', 'scaler'}
     assert set(s['names']) == {'kind', 'config', 'weights', 'players', 'data'} and set(s['loop']['rng']) == {'torch', 'cuda', 'numpy', 'python'}
     assert [len(o['state']) for o in s['loop']['opts']] == [len(p.params()) for p in gan().players()]
 
