@@ -37,7 +37,7 @@ def by_seed(runs):
         c, g = cells.setdefault(s, {}), gaps.setdefault(s, {})
         for target, new in ((c, flat(r['rows'])), (g, r.get('gap_closed') or {})):
             twice = sorted(map(str, target.keys() & new.keys()))
-            if twice: raise Refused(f'{path}: seed {s} already has {", ".join(twice[:3])}; give each run once')
+            if twice: raise Refused(f'{path}: seed {s} already has {", ".join(twice[:3])}; give each run once, or --folds for the parts of a cross-validation')
             target.update(new)
         minutes[s] = minutes.get(s, 0) + r['minutes']
     return cells, gaps, minutes

@@ -159,3 +159,16 @@ def test_24_1_whole_numbers_are_copied_and_a_checkpoint_goes_on():
 @pytest.mark.parametrize('keep', (-.1, 1., 2., float('nan')))
 def test_24_1_a_share_that_is_none(keep):
     with pytest.raises(XModSegError, match='no such share'): Averaged(linear(0.), keep)
+
+def test_24_a_pool_keeps_named_tuples_and_refuses_an_empty_batch():
+    from collections import namedtuple
+    Pair = namedtuple('Pair', 'image maps')
+    got = Pool(2)(Pair(torch.ones(1, 1, 2, 2), torch.zeros(1, 3, 2, 2)))
+    assert isinstance(got, Pair) and got.image.sum() == 4 and got.maps.shape == (1, 3, 2, 2)
+    with pytest.raises(XModSegError, match='of 1 or more'): Pool(2)(torch.zeros(0, 1, 2, 2))
+
+def test_24_1_a_mean_follows_weights_and_lets_a_drawer_be():
+    net = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), Pool(2)); net[0].weight.data.fill_(0.)
+    mean = Averaged(net, keep=.5)
+    net[0].weight.data.fill_(1.); net[1](torch.ones(1, 1)); mean.follow(net)
+    assert float(mean.net[0].weight) == pytest.approx(1 - .1) and mean.net[1].items == []

@@ -9,7 +9,7 @@ import xmodseg.cbct
 from xmodseg import cohort
 from xmodseg.cohort import WORLDS, all_of, folder_cohort, own_scan, phantom_case, phantom_cohort, phantom_field, phantom_scan, phantoms, simulated_cohort, simulated_scan
 from xmodseg.core import XModSegError
-from xmodseg.files import write_volume
+from xmodseg.files import read_volume, write_volume
 from xmodseg.folders import Case, cases
 from xmodseg.implicit import draw_params
 from xmodseg.phantom import patient, render_ct, tissue_hu, vertebra_mask
@@ -251,7 +251,7 @@ def test_the_label_value_is_selected(real, quick, people):
     case = cases(real)[2]
     for l, want in ((None, people[2][1].data > 0), (5, people[2][1].data == 5), (6, people[2][1].data == 6)):
         for v in (simulated_scan(case, l, False), own_scan(case, l)): np.testing.assert_array_equal(v.mask.data, want)
-    refuses('no slices in train_l', 'label 9', 'least', call=lambda: simulated_cohort(real, label=9, spacing=6.))
+    refuses('no slices in train_l', 'label 9', 'check the label value', call=lambda: simulated_cohort(real, label=9, spacing=6.))
 
 def test_a_patient_s_scanner_does_not_depend_on_the_fold(real):
     a, b = [simulated_scan(cases(real)[1], None, True, 'mild').image.data for _ in range(2)]
@@ -284,10 +284,17 @@ def test_index_csv_names_the_patients(tmp_path, people, quick):
 
 # ---- the reader's folders
 
+def test_a_CBCT_in_another_unit_is_said(own, people):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); folder_cohort(own, least=5)
+    for f in (own/'cbct'/'imagesTr').iterdir():
+        v = read_volume(f); write_volume(v.with_data(((v.data.clip(-1000, 1000) + 1000)*255/2000).astype(np.float32)), f, overwrite=True)
+    with pytest.warns(UserWarning, match='the CBCTs fill .% of the window -1000 to 2000; are they in another unit'): folder_cohort(own, least=5)
+
 def test_folder_without_labelled_cbct(own):
     c = folder_cohort(own, least=5)
     assert groups(c) == dict(train_l=['a00', 'a01'], train_h=['b02'], test_l=[], test_h=['b03']) or groups(c) == dict(train_l=['a00', 'a01'], train_h=['b03'], test_l=[], test_h=['b02'])
-    assert c.test_l == [] and c.train_l.y is None and len(c.train_l) == 2*56 and list(c.scans) == ['a00', 'a01'] and c.hu == (-1000, 2000)
+    assert c.test_l == [] and c.train_l.y is None and len(c.train_l) == 2*56 and list(c.scans) == ['a00', 'a01'] and not c.others and c.hu == (-1000, 2000)
     v = c.scans['a00']()
     assert v.mask is None and v.truth is None and v.image.shape == (56, 42, 12)
     assert len(Unpaired(c.train_l, c.train_h, side=8)[0].name) == 1
@@ -297,6 +304,7 @@ def test_folder_with_imagesTs(own, people):
     write_volume(people[5][0].with_data(people[5][0].data + 1), own/'ct'/'imagesTs'/'b05_0000.nii.gz', overwrite=True)
     c = folder_cohort(own, label=5, least=5)
     assert groups(c) == dict(train_l=['a00', 'a01'], train_h=['b02', 'b03'], test_l=['a04'], test_h=['b05'])
+    assert list(c.others) == ['a05', 'a00', 'a01'] and c.others['a05']().mask is None     # nobody can score a05, and it is not forgotten
     assert list(c.scans) == ['a04'] and set(np.unique(c.scans['a04']().mask.data)) == {0, 1} and c.test_l.y is not None and c.test_l.truth is None
     want = cut(*own_scan(Case('a04', 'a04', own/'cbct'/'imagesTs'/'a04_0000.nii.gz', own/'cbct'/'labelsTs'/'a04.nii.gz'), 5).values(), least=5)
     np.testing.assert_array_equal(c.test_l.x, want.x); np.testing.assert_array_equal(c.test_l.y, want.y)

@@ -120,3 +120,10 @@ def test_unknown_parameters():
     refuse_unknown([], []); refuse_unknown(iter(['a']), iter(['a', 'b']))
     with pytest.raises(XModSegError, match="found setps, needed seed, steps; did you mean 'steps'"): refuse_unknown(['seed', 'setps'], ['steps', 'seed'])
     with pytest.raises(XModSegError, match='found zzz'): refuse_unknown(['zzz'], ['steps'])
+
+@pytest.mark.parametrize('device, ahead', [('cpu', False), ('cuda', True), (torch.device('cuda', 1), True)])
+def test_only_the_way_to_a_GPU_goes_on_without_waiting(monkeypatch, device, ahead):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, 'to', lambda t, d, non_blocking: asked.append((d, non_blocking)) or t)
+    Bag(x=torch.ones(1)).to(device)
+    assert asked == [(device, ahead)]

@@ -300,3 +300,13 @@ def test_labels_of_dataset_json_are_numbers(tmp_path, labels):
 def test_a_row_of_dataset_json_names_files(tmp_path):
     (tmp_path/'dataset.json').write_text(json.dumps(dict(training=[dict(image='a.nii.gz', label=['a'])])))
     with pytest.raises(XModSegError, match='a label that names no file'): cases(tmp_path)
+
+def test_files_that_nobody_reads_are_named(tmp_path):
+    for f in ('imagesTr/a_0000.nii.gz', 'imagesTr/IM0004', 'imagesTr/b.hdr', 'imagesTr/notes.txt', 'imagesTr/.hidden', 'imagesTr/c.raw'):
+        (tmp_path/f).parent.mkdir(exist_ok=True); (tmp_path/f).touch()
+    with pytest.warns(UserWarning, match='2 files are not read, e.g. IM0004'): assert [c.name for c in cases(tmp_path)] == ['a']
+    for f in ('films/a.png', 'films/IM0004'): (tmp_path/f).parent.mkdir(exist_ok=True); (tmp_path/f).touch()
+    with pytest.warns(UserWarning, match='1 files are not read, e.g. IM0004.*.dcm'): assert [c.name for c in film_cases(tmp_path/'films')] == ['a']
+
+def test_a_film_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(XModSegError, match='no film: found nope.png, which is not there'): read_film(tmp_path/'nope.png')

@@ -167,3 +167,51 @@ def test_29_3_a_watch_may_ask_for_the_table_in_the_middle_of_a_run():
     fit(m, Data(), 2, watch=(lambda run: asked.append(reached(pulls(m, Data()[0]))),), device='cpu', log_every=1)
     assert asked == [want, want] and want['adv'] == {'G_l2h', 'G_h2l'}
     assert [n for n, p in m.named_parameters() if not p.requires_grad] == ['D_h.net.0.weight']
+
+def test_29_2_each_critic_is_shown_what_its_own_pool_hands_out():
+    m, shown = gan(), {}
+    for name in 'lh':
+        getattr(m, f'pool_{name}').forward = lambda new, name=name: torch.full_like(new, .25 if name == 'l' else -.25)
+        getattr(m, f'D_{name}').register_forward_hook(lambda D, x, y, name=name: shown.setdefault(name, []).append(x[0].clone()))
+    b = batch()
+    p = m.paths(b).detach()
+    for player in m.players()[1:]: player.terms(b, p)
+    for name, fake in (('l', .25), ('h', -.25)):
+        real, old = shown[name]
+        assert torch.equal(real, b[f'x_{name}']) and (old == fake).all()
+
+def test_on_volume_asks_on_the_plane_pixels_and_tiles_of_training():
+    "Axis 1 of a scan of 2 mm, asked at 4 mm in tiles of 8: what the net is shown, and where its answer lies."
+    scan, seen = Volume(np.random.default_rng(0).uniform(-900, 900, (72, 6, 80)).astype(np.float32), np.diag([2., 5, 2, 1])), []
+    m = Method(config=dict(axis=1, spacing=4., hu=(-1000, 1000), divisor=4, tile=8)); m.net = nn.Conv2d(1, 1, 1)
+    back = m.on_volume(lambda x: seen.append(tuple(x.shape)) or x, scan, 'image')
+    assert {s[2:] for s in seen} == {(8, 8)} and back.shape == scan.shape and np.allclose(back.affine, scan.affine)
+    m.config['tile'] = None; seen.clear(); m.on_volume(lambda x: seen.append(tuple(x.shape)) or x, scan, 'image')
+    assert {s[2:] for s in seen} == {(40, 36)} and sum(s[0] for s in seen) == 6      # 80 x 72 pixels of 2 mm are 40 x 36 of 4 mm, on six coronal slices
+
+def test_29_5_a_monitor_forgets_the_run_before(capsys):
+    watch = monitor(lambda run: (x, .8*x, real), spell=200)
+    def said(k, v): watch(Bag(step=k, log=dict(D_h=v))); return capsys.readouterr().out
+    assert [said(k, .01) for k in (800, 900)] == ['', ''] and said(50, .01) == '' and said(249, .01) == '' and 'step 250: sure D_h' in said(250, .01)
+    assert said(10, .01) == '' and 'sure' in said(300, .01)      # and says in a third run what it has said in the second
+    watch = monitor(lambda run: (x, .8*x, real), spell=200)
+    assert [said(k, float('nan')) for k in (1, 300)] == ['', '']
+
+@pytest.mark.parametrize('ask', [lambda v: gan().translate(v), lambda v: Supervised(nn.Conv2d(1, 1, 1), config=dict(tile=None)).segment(v)])
+def test_a_path_is_no_scan(ask):
+    with pytest.raises(XModSegError, match='neither a tensor nor a scan: found a str.*read_volume'): ask('scan.nii.gz')
+
+def test_a_file_with_weights_missing_or_unknown_is_refused(tmp_path):
+    from xmodseg.game import saved_method, take_up
+    from xmodseg.run import save_checkpoint
+    net = lambda: Supervised(nn.Conv2d(1, 2, 1), config=dict(tile=8))
+    state = net().state_dict()
+    save_checkpoint(tmp_path/'run', dict(names=dict(config=dict(tile=8), weights=dict(seg=2.)), loop=dict(method=state)))
+    s = saved_method(tmp_path/'run', {'tile'}, {'tile', 'row'})
+    assert s.config == dict(tile=8) and s.weights == dict(seg=2.) and torch.equal(take_up(net(), s.state, ('net.',), 'f').net.weight, state['net.weight'])
+    for wrong in ({}, {'net.weight': state['net.weight']}, {**state, 'net.more': torch.ones(1)}, {**state, 'net.bias': torch.ones(3)}):
+        with pytest.raises(XModSegError, match='a file of other nets'): take_up(net(), wrong, ('net.',), 'f')
+    take_up(net(), {**state, 'D.weight': torch.ones(1)}, ('net.',), 'f')     # a critic's weights are not asked for
+    for what in (dict(a=1), dict(config=dict(tile=8, later=1), method={})):
+        save_checkpoint(tmp_path/'other', what)
+        with pytest.raises(XModSegError, match='a file of another method'): saved_method(tmp_path/'other', {'tile'}, {'tile'})

@@ -492,3 +492,24 @@ def test_236_dropout_comes_back_after_a_bad_image_and_nothing_is_refused():
     with pytest.raises(XModSegError, match='pad to'): settle(net, [torch.zeros(1, 1, 30, 32)])
     assert {m.p for m in net.modules() if isinstance(m, nn.Dropout)} == {.2}
     with pytest.raises(XModSegError, match='nothing to measure'): settle(net, [])
+
+@pytest.mark.parametrize('make', [lambda: UNet(2, 2), lambda: UNet(2, 2, c_out=3)])
+def test_23_3_half_precision_still_pulls_on_a_sure_false_alarm(make):
+    net = make(); net.head.weight.data.zero_(); net.head.bias.data.zero_(); net.head.bias.data[0] = 12.
+    with torch.autocast('cpu', torch.bfloat16): p = net(torch.zeros(1, 1, 8, 8))
+    assert p.dtype == torch.float32 and p[:, 0].max() < 1
+    (-(1 - p[:, 0]).log()).mean().backward()
+    assert abs(float(net.head.bias.grad[0]) - 1) < .01
+
+def test_TDGAN_Ea_soft_maps_stay_soft_in_half_precision():
+    net = OrganUNet(2, 2, organs=2); net.head.weight.data.zero_(); net.head.bias.data.copy_(torch.tensor([0., 8., 3.]))
+    with torch.autocast('cpu', torch.bfloat16): p = net.probabilities(torch.zeros(1, 1, 8, 8))
+    assert p.dtype == torch.float32 and p[0, 0].max() < 1 and abs(float(p[0, 1, 0, 0]) - .9526) < 1e-3
+
+def test_23_5_an_empty_true_mask_has_no_habit():
+    m = np.zeros((2, 1, 32, 32), np.uint8); m[0, 0, 4:12, 4:12] = m[0, 0, 4:12, 20:28] = 1
+    x = [2*m[0, 0].astype(np.float32) - 1]*2
+    like = Slices(x, ['a', 'b'], list(m), spacing=(1., 1.))
+    got = answered(lambda v: (v > 0).float(), Slices(x[:1], ['c'], spacing=(1., 1.)), like, votes=0)
+    assert got.y[0].sum() == 128      # both lungs, though half of the true masks show none
+    with pytest.raises(XModSegError, match='several sizes'): answered(lambda v: v, Slices([x[0], x[0][:16]], ['a', 'b'], spacing=(1., 1.)))

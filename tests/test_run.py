@@ -309,3 +309,16 @@ def test_a_picture_watch_serves_two_runs(tmp_path):
         (tmp_path/name).mkdir()
         for step in range(1, 41): watch(Bag(step=step, start=0, steps=40, out=tmp_path/name, log={}, seconds=1.))
     assert [p.name for p in sorted((tmp_path/'b'/'panels').iterdir())] == [p.name for p in sorted((tmp_path/'a'/'panels').iterdir())] == [f'step_{k:08d}.png' for k in (10, 20, 30, 40)]
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='no full device')
+def test_a_full_disk_at_a_line_of_the_log_is_said(tmp_path):
+    with Run(tmp_path/'r') as r:
+        (tmp_path/'r'/'metrics.jsonl').symlink_to('/dev/full')
+        with pytest.raises(XModSegError, match='the log cannot be written'): r.log(dict(step=1, a=1.))
+
+def test_records_take_numbers_of_numpy_and_refuse_a_file_in_their_way(tmp_path):
+    r = Records(tmp_path, 0, 'tiny', lambda row: 1)
+    r.keep('a', dict(y=dict(dice=np.float32(.5))), 1.)
+    assert r.write(gap=np.float32(.25))['gap'] == .25 and json.loads((tmp_path/'metrics.json').read_text())['gap'] == .25
+    (tmp_path/'b').write_text('')
+    with pytest.raises(XModSegError, match='the row cannot be written'): r.keep('b', {}, 1.)

@@ -400,3 +400,24 @@ def test_evaluate_takes_slices_from_all_of_the_longer_pile():
 def test_look_scores_of_a_perfect_slice_leave_the_other_one_finite():
     x = rand(2, 1, 24, 24); t = x[:, 0].numpy().copy(); t[1] -= .1
     assert np.isfinite(look_scores(x, list(t), [disc(5, 24).astype(np.uint8)]*2, (-400, 1100)).psnr)
+
+def test_load_sadn_refuses_a_file_that_lacks_a_net(tmp_path):
+    from xmodseg.run import load_checkpoint, save_checkpoint
+    save_sadn(build(), tmp_path/'a'); s = load_checkpoint(tmp_path/'a')
+    save_checkpoint(tmp_path/'b', {**s, 'method': {k: v for k, v in s['method'].items() if not k.startswith('G_h.')}})
+    with pytest.raises(XModSegError, match='a file of other nets.*G_h'): load_sadn(tmp_path/'b')
+    save_checkpoint(tmp_path/'c', dict(a=1))
+    with pytest.raises(XModSegError, match='a file of another method'): load_sadn(tmp_path/'c')
+
+def test_evaluate_takes_several_sizes_in_one_pile_and_odd_ones():
+    odd = [disc(r, 64)[:h, :w] for r, h, w in ((14, 64, 64), (16, 50, 64), (18, 64, 46))]
+    h = Slices([2*v.astype(np.float32) - 1 for v in odd], ['q']*3, [v.astype(np.uint8) for v in odd], spacing=(2., 2.))
+    s = evaluate(Oracle(1, 1), pile((6, 8, 7), truth=True), h, batch=2)
+    assert all(v == Bag(dice=1., hd=0., empty=0) for k, v in s.items() if k != 'x_lh') and s.x_lh.mae == 0
+    with pytest.raises(XModSegError, match='nothing to score on: found 3 and 0 slices'): evaluate(Oracle(1, 1), pile((6, 8, 7)), h.where([False]*3))
+    with pytest.raises(XModSegError, match='several sizes'): segmentor_scores(lambda x: x, h)
+
+def test_a_net_of_64_pixels_scores_slices_of_70_by_50():
+    m = [disc(9, 96)[:70, :50]]*2
+    l, h = (Slices([2*v.astype(np.float32) - 1 for v in m], [p]*2, [v.astype(np.uint8) for v in m], spacing=(1., 1.)) for p in 'lh')
+    for tile in ('trained', None): assert 0 <= evaluate(build(tile=64), l, h, tile=tile).m_l.dice <= 1

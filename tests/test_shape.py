@@ -159,3 +159,9 @@ def test_SHAPE_E1_stays_finite_and_in_float32():
 
 def test_TDGAN_E1_an_absent_organ_counts_as_one_pixel():
     y = torch.zeros(1, 2, 10, 10); y[:, 0, :5] = 1; w = inverse_frequency(y); assert float(w[1]/w[0]) == pytest.approx(50)
+
+def test_SHAPE_E1_the_surest_error_is_pulled_too():
+    for logit, truth in ((-14., 1.), (-16., 1.), (14., 0.)):
+        z = torch.full((1, 1, 4, 4), logit, requires_grad=True)
+        dice_ce_loss(z.sigmoid(), torch.full((1, 1, 4, 4), truth)).backward()
+        assert z.grad.abs().sum() > .05 and (z.grad.sign() == (1 - 2*truth)).all()

@@ -1,5 +1,5 @@
 "What notebook 41 refuses before a volume is opened, and what it makes of a reader's folders."
-import json
+import json, shutil
 import matplotlib
 import notebooks
 import numpy as np
@@ -8,7 +8,14 @@ from xmodseg.files import read_volume, write_volume
 from xmodseg.phantom import patient, render_ct, render_mr
 
 def begin(until='live =', **given): return notebooks.begin('41_train_cyclegan3d', until, **given)
-def refuses(*words, out, **given): notebooks.refused('41_train_cyclegan3d', 'live =', words, out=str(out), **given)
+def refuses(*words, out, until='live =', **given): notebooks.refused('41_train_cyclegan3d', until, words, out=str(out), **given)
+def short(data, tmp_path):
+    "The same folder with the first MR cut to 60 mm from foot to head."
+    shutil.copytree(data, tmp_path/'short')
+    v = read_volume(data/'mr'/'imagesTr'/'p1.nii.gz')
+    shutil.rmtree(tmp_path/'short'/'mr'/'labelsTr')
+    write_volume(v.crop((0, 0, 0), (v.shape[0], v.shape[1], 20)), tmp_path/'short'/'mr'/'imagesTr'/'p1.nii.gz', overwrite=True)
+    return tmp_path/'short'
 
 @pytest.fixture
 def names_only(tmp_path):
@@ -37,7 +44,9 @@ def test_contrasts_choose_the_scans_of_an_index(names_only, tmp_path):
     (names_only/'mr'/'index.csv').write_text('case,image,contrast,patient\na,imagesTr/p1_1.nii.gz,T1,p1\nb,imagesTr/p2.nii.gz,T2,p2\nc,imagesTr/p3.nii.gz,T2,p3\n')
     assert begin(size='tiny', out=str(tmp_path/'o'), data=str(names_only), folds=2, contrasts='T2')['listed'] == ['T2']
     refuses('no such number of parts', '1 patients', out=tmp_path/'o2', data=str(names_only), folds=2, contrasts='T1')
-    refuses('no cases', 'FLAIR', out=tmp_path/'o3', data=str(names_only), folds=2, contrasts='FLAIR')
+    refuses('contrasts that are not there', 'found T1, T2', 'needed FLAIR', "-p contrasts 'T1 T2'", out=tmp_path/'o3', data=str(names_only), folds=2, contrasts='FLAIR')
+    (names_only/'mr'/'index.csv').write_text('image,contrast\nimagesTr/p2.nii.gz,T2\nimagesTr/p3.nii.gz,T2\n')
+    refuses('contrasts that are not there', 'found T2', 'needed T1', "-p contrasts 'T2'", out=tmp_path/'o4', data=str(names_only), folds=2)
 
 def test_every_scan_of_a_folder_gets_a_ct_on_its_own_grid(tmp_path, monkeypatch):
     monkeypatch.setenv('XMODSEG_CACHE', str(tmp_path/'cache')); monkeypatch.setenv('CI', '1'); matplotlib.use('Agg')
@@ -56,6 +65,10 @@ def test_every_scan_of_a_folder_gets_a_ct_on_its_own_grid(tmp_path, monkeypatch)
         assert ct.shape == bone.shape == whole.shape and np.allclose(ct.affine, whole.affine) and set(np.unique(bone.data)) <= {0, 1}
         lo, hi = names['columns'].hu
         assert ct.data.min() >= lo - 1 and ct.data.max() <= hi + 1
+    begin(until=None, size='tiny', out=str(tmp_path/'o'), data=str(data), rows='none', folds=2, steps=2, workers=1)
+    again = json.loads((tmp_path/'o'/'metrics.json').read_text())
+    assert again['rows'] == record['rows'] and set(again['scans']) == {'none', 'gamma0'} and "-p rows 'gamma0 none'" in again['command']     # rows of two commands meet
+    refuses('smaller than the block', 'p1: ', '48, 96, 96', until='REAL = dict', out=tmp_path/'o5', data=str(short(data, tmp_path)), folds=2, workers=1)
     for row in ('none', 'gamma0'): assert {x['name'] for x in names['found'][row] if 'error' in x} == {'p1'}      # p2 has no mask, and no score
 
 def test_two_contrasts_of_real_scans_both_ways(tmp_path, monkeypatch):

@@ -403,7 +403,7 @@ def test_UNPAIRED_E7_refuses(what):
     refuses('curves do not fit', call=lambda: curved(torch.zeros(2, 1, 4, 4), torch.zeros(1, 4)))
     refuses('curves do not fit', call=lambda: curved(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1)))
 
-@pytest.mark.parametrize('n,shares', [(2, (.9, .1)), (3, (.9, .1)), (4, (.8, .1, .1)), (3, (.1, .1, .8)), (10, (.7, .3))])
+@pytest.mark.parametrize('n,shares', [(2, (.9, .1)), (3, (.9, .1)), (4, (.8, .1, .1)), (3, (.1, .1, .8)), (10, (.7, .3)), (8, (.7, .1, .2)), (10, (.8, .05, .15)), (10, (.5, .02, .48)), (5, (.96, .01, .01, .01, .01))])
 def test_UNPAIRED_E2_no_part_is_empty(n, shares):
     parts = split_patients([f'p{k}' for k in range(n)], shares)
     assert all(parts) and len(sum(parts, [])) == n == len(set(sum(parts, [])))
@@ -432,3 +432,21 @@ def test_UNPAIRED_E7_curves_keep_the_kind_of_numbers(dtype):
     greys = torch.tensor([[-1., .5, 0., 1.]])
     y = curved(x.to(dtype), greys)
     assert y.dtype == dtype and (y.float() - curved(x, greys)).abs().max() < .03
+
+def test_NaN_reaches_the_guard_of_the_loop():
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 8)).astype(np.float32); bad = x.copy(); bad[2, 3] = np.nan
+    l, h = Slices([bad], ['a'], spacing=(1., 1.)), Slices([x], ['b'], [(x > 0).astype(np.uint8)], spacing=(1., 1.))
+    feed = Unpaired(l, h, 1, None, flip=False)
+    assert feed[0].x_l.isnan().sum() == 1 and feed[0].name == ['a[0] / b[0]']
+    one_nan = curved(torch.tensor([[[[.5, torch.nan]]]]), torch.tensor([[-1., 1.]]))
+    assert one_nan[0, 0, 0, 0] == .5 and one_nan[0, 0, 0, 1].isnan()
+
+def test_whole_slices_of_several_sizes_make_no_batch():
+    a = lambda n: np.zeros((n, 8), np.float32)
+    l, h = Slices([a(8), a(16)], ['a', 'a'], spacing=(1., 1.)), Slices([a(8)], ['b'], [np.zeros((8, 8), np.uint8)], spacing=(1., 1.))
+    refuses("several sizes in pile 'l'", 'padded', call=lambda: Unpaired(l, h, 2))
+    Unpaired(l, h, 1); Unpaired(l, h, 2, 8)
+
+def test_a_translator_may_answer_in_another_precision():
+    feed = one(ROW)
+    assert Varied(feed, through=lambda x: x.double())[0].x_h.dtype == torch.float32

@@ -187,3 +187,39 @@ def test_importing_view_is_light():
     import subprocess
     code = "import sys, xmodseg.view; print([m for m in ('matplotlib', 'ipywidgets', 'IPython', 'k3d', 'ipyniivue') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
+
+def test_a_mask_from_another_place_is_refused():
+    from xmodseg.volume import Volume
+    image, at = Volume(np.random.default_rng(0).normal(size=(6, 8, 10)).astype(np.float32), np.diag([1., 1, 1, 1])), np.eye(4)
+    m = np.zeros((6, 8, 10), np.uint8); m[2:4] = 1
+    at[0, 3] = 37.
+    with pytest.raises(XModSegError, match='different places: found corners 37 mm apart'): ortho(image, Volume(m, at, 'label'))
+    with pytest.raises(XModSegError, match='different places'): volume(image, Volume(m, np.diag([3., 3, 3, 1]), 'label'), 'slices')
+    turned = Volume(m[::-1].copy(), np.array([[-1., 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), 'label')
+    assert ortho(image, turned).axes and ortho(image, m).axes       # the same place in other words, and an array, which lies nowhere
+
+def test_one_board_serves_several_runs():
+    b = run(LossBoard(keep=4), 9)
+    b = run(b, 3, lambda i: dict(other=2.))
+    assert b.steps == [1, 2, 3] and list(b.curves) == ['other'] and b.stride == 1
+
+@pytest.mark.parametrize('keep', [3, 5, 99])
+def test_the_last_step_stays_whatever_is_kept(keep):
+    for steps in (*range(1, 60), 500, 501): assert run(LossBoard(keep=keep), steps).steps[-1] == steps
+
+def test_an_axis_that_is_none():
+    for axis in (-1, 3):
+        with pytest.raises(XModSegError, match='no such axis'): cut(np.zeros((3, 4, 5)), axis)
+
+@pytest.mark.parametrize('data, kind', [(np.uint16([40000, 1]), 'f'), (np.int32([-40000, 1]), 'f'), (np.uint16([32767, 1]), 'i')])
+def test_whole_numbers_do_not_wrap_in_the_viewer(data, kind):
+    import nibabel
+    img = nibabel.Nifti1Image.from_bytes(gzip.decompress(view._nifti(vol(np.tile(data, (2, 2, 1))))))
+    assert img.get_data_dtype().kind == kind and (img.get_fdata()[0, 0] == data).all()
+
+def test_the_k3d_surface_encloses_its_block():
+    pytest.importorskip('k3d')
+    m = np.zeros((6, 9, 12), np.uint8); m[1:3, 5:8, 2:10] = 1
+    mesh, = volume(vol(np.zeros((6, 9, 12), np.float32)), vol(m), 'k3d').objects
+    assert mesh.scalar_field.shape == (12, 9, 6) and (mesh.scalar_field == m.T).all()
+    assert [float(v) for v in np.array(mesh.model_matrix).reshape(4, 4).diagonal()[:3]] == [6., 18., 36.]
