@@ -50,9 +50,8 @@ def headline(folder=root/'results', text=''):
         r = load(folder/f'{name}.json')
         rows, gaps = r['rows'], r.get('gap_closed') or {}
         values = [rows[p.split()[0]][p.split()[1]][metric] if p != '–' else None for p in places]
-        low, here, high = map(mean, values)
         told = [cell(metric, v) if v else '–' for v in values]
-        share = mean(gaps[row]) if (row := places[1].split()[0]) in gaps else (here - low)/(high - low) if high else None   # as in the whole table: the mean of the shares
+        share = mean(gaps.get(places[1].split()[0]))   # the mean of the shares of the seeds, as in the whole table
         lines.append('| ' + ' | '.join([f'[{what}](../RESULTS.md{anchor(text, name)})', who, shown[metric], f'`{places[1]}`', *told, '–' if share is None else f'{100*share:.0f} %']) + ' |')
     return '\n'.join(lines)
 

@@ -102,10 +102,11 @@ def test_the_table_has_mean_and_population_deviation(tmp_path, paths):
 
 def test_the_short_table_tells_the_share_of_the_gap(tmp_path, monkeypatch):
     rows = dict(low=dict(y=dict(dice=[.4, .6])), ours=dict(y=dict(dice=[.6, .8])), high=dict(y=dict(dice=[.9, .9])))
-    (tmp_path/'40_x.json').write_text(json.dumps(dict(rows=rows)))
-    monkeypatch.setattr(results_table, 'headlines', [['40_x', 'bone', 'some', 'dice', 'low y', 'ours y', 'high y'], ['40_x', 'bone', 'some', 'dice', 'low y', 'ours y', '–']])
+    (tmp_path/'40_x.json').write_text(json.dumps(dict(rows=rows, gap_closed=dict(ours=[.4, .62]))))
+    (tmp_path/'41_y.json').write_text(json.dumps(dict(rows=rows)))
+    monkeypatch.setattr(results_table, 'headlines', [['40_x', 'bone', 'some', 'dice', 'low y', 'ours y', 'high y'], ['41_y', 'bone', 'some', 'dice', 'low y', 'ours y', '–']])
     text = results_table.headline(tmp_path, '# All\n\n### Bone: 3,5 `steps`\n\n<!-- 40_x -->\n').splitlines()
-    assert text[2] == '| [bone](../RESULTS.md#bone-35-steps) | some | Dice | `ours y` | 0.500 ± 0.100 | 0.700 ± 0.100 | 0.900 ± 0.000 | 50 % |'
+    assert text[2] == '| [bone](../RESULTS.md#bone-35-steps) | some | Dice | `ours y` | 0.500 ± 0.100 | 0.700 ± 0.100 | 0.900 ± 0.000 | 51 % |'      # the mean of the seeds' shares, not the share of the means, which is 50
     assert text[3].endswith('| 0.700 ± 0.100 | – | – |') and len(text) == 4
 
 def test_a_record_without_its_place_is_refused():
